@@ -1,0 +1,58 @@
+"""Packages, dependencies and extras; also what Dataflow's workers install (--setup_file=./setup.py).
+
+The base install is the pipeline alone, so that a Beam worker never downloads TensorFlow:
+
+    pip install -c requirements.lock -e .            # the pipeline
+    pip install -c requirements.lock -e '.[all]'     # pipeline, trainer and evaluator
+    pip install -c requirements.lock -e '.[test]'    # everything, and what the tests need
+
+Versions that decide bytes or numbers are pinned here; `requirements.lock` pins the rest.
+"""
+
+from setuptools import find_packages, setup
+
+PIPELINE = [
+    "apache-beam==2.77.0",  # the job and its runners; pickling of DoFns changes between versions
+    "google-crc32c>=1.7",  # TFRecord checksums in C: a thousand times faster than Beam's Python ones
+    "numpy>=2.4,<2.5",  # label ids, class counts, pixels
+    "simplejpeg==1.9.0",  # strict scaled JPEG decoding and encoding; decides the bytes of a shard
+    "opencv-python-headless==5.0.0.93",  # cubic resize; decides the bytes of a shard
+    "pillow==12.3.0",  # every format that is not JPEG, EXIF, the synthetic scenes; decides bytes
+    "etils[epath]>=1.12",  # one Path for local folders and object stores (what TFDS uses)
+    "tensorflow-datasets==4.9.10",  # the metadata that makes the output a TFDS dataset
+]
+TRAIN = [
+    "tensorflow==2.21.0",  # the parameter servers, the input pipeline, the kernels
+    "keras==3.15.1",  # the networks' definitions; decides layer names and initial weights
+    "tomli-w>=1.2",  # writes the resolved configuration; Python reads TOML but does not write it
+    "safetensors>=0.6",  # checkpoints: no pickle, refuses a truncated file, readable without us
+]
+EVAL = [
+    "matplotlib>=3.10",  # the report's figures, as SVG inside the page
+    "jinja2>=3.1",  # the report's page; escapes every class name and path
+]
+TEST = [
+    "pytest>=9",
+    "pytest-timeout>=2.4",  # no test waits for ever
+    "scikit-learn>=1.9",  # the independent average precision that ours must equal
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+]
+
+setup(
+    name="xception-at-scale",
+    version="0.1.0",
+    description="Multi-label image classification with thousands of classes, on clusters",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["pipeline*", "model*", "eval*"]),
+    py_modules=["beam_runner"],
+    package_data={"model": ["presets/*.toml"], "eval": ["templates/*"]},
+    install_requires=PIPELINE,
+    extras_require={
+        "train": TRAIN,
+        "eval": TRAIN + EVAL,
+        "all": TRAIN + EVAL,
+        "test": TRAIN + EVAL + TEST,
+        "gcp": ["apache-beam[gcp]==2.77.0"],  # Dataflow and gs://
+    },
+)
