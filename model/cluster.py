@@ -1,0 +1,197 @@
+"""The processes of a training cluster: who am I, who else is there, and serving as ps or worker.
+
+A cluster is described as TensorFlow does it, by the environment variable TF_CONFIG:
+
+    {"cluster": {"chief": ["host:port"], "ps": [...], "worker": [...]},
+     "task": {"type": "worker", "index": 0}}
+
+TensorFlow's servers listen on every interface and let everybody in: keep their ports inside a
+private network.
+"""
+
+import dataclasses
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from model import quiet
+
+EXIT_USAGE = 2
+EXIT_TRY_AGAIN = 75
+
+ROLES = ("chief", "ps", "worker")
+CONNECT_TIMEOUT = 120.0  # seconds until every server of a starting cluster must answer
+
+
+class ClusterError(Exception):
+    """The cluster cannot be used now; starting it again may help (exit code 75)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """TF_CONFIG, checked."""
+
+    addresses: dict[str, tuple[str, ...]]  # role -> host:port
+    role: str
+    index: int
+
+    @classmethod
+    def from_environment(cls, environment=os.environ):
+        """The cluster of TF_CONFIG, or None where that is not set. ValueError if it is unusable."""
+        text = environment.get("TF_CONFIG", "")
+        if not text.strip():
+            return None
+        try:
+            config = json.loads(text)
+            addresses = {role: tuple(hosts) for role, hosts in config["cluster"].items()}
+            role, index = config["task"]["type"], int(config["task"]["index"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"TF_CONFIG is not what TensorFlow describes clusters with ({error!r}). "
+                f"Received: {text[:200]}"
+            ) from error
+        for needed in ROLES:
+            if not addresses.get(needed):
+                raise ValueError(
+                    f"TF_CONFIG names no {needed}: a cluster needs a chief, a ps and a worker. "
+                    f"Received roles: {', '.join(addresses)}."
+                )
+        if role not in ROLES or not 0 <= index < len(addresses[role]):
+            raise ValueError(
+                f"TF_CONFIG's task is {role} {index}, which its cluster does not have. "
+                f"It has: { {r: len(a) for r, a in addresses.items()} }."
+            )
+        return cls(addresses, role, index)
+
+    @property
+    def num_workers(self):
+        return len(self.addresses["worker"])
+
+    @property
+    def ps_devices(self):
+        """Device names of the parameter servers, for ParameterStore."""
+        return [
+            f"/job:ps/replica:0/task:{i}/device:CPU:0" for i in range(len(self.addresses["ps"]))
+        ]
+
+    def threads(self):
+        """(inter-op, intra-op) threads that give this process its share of its host's cores.
+
+        With fewer operator threads than there are tasks, closures block each other for ever: each
+        waits in a thread for a message that needs a thread to be sent.
+        """
+        num_tasks = sum(len(addresses) for addresses in self.addresses.values())
+        host = _host(self.addresses[self.role][self.index])
+        neighbours = sum(_host(address) == host for address in self.addresses["worker"])
+        cores = os.cpu_count() or 1
+        return max(cores, num_tasks + 1), max(1, cores // max(1, neighbours))
+
+    def servers(self):
+        """[(name, address)] of all that must listen before the chief can begin."""
+        return [
+            (f"{role} {i}", address)
+            for role in ("ps", "worker")
+            for i, address in enumerate(self.addresses[role])
+        ]
+
+
+def servers(self):
+    """[(name, address)] of all that must listen before the chief can begin."""
+    return [
+        (f"{role} {i}", address)
+        for role in ("ps", "worker")
+        for i, address in enumerate(self.addresses[role])
+    ]
+
+
+def set_threads(cluster):
+    """Divides this host's cores among the cluster's processes on it. Call before anything else.
+
+    With fewer operator threads than there are tasks, closures block each other for ever: each
+    waits in a thread for a message that needs a thread to be sent.
+    """
+    import tensorflow as tf
+
+    num_tasks = sum(len(addresses) for addresses in cluster.addresses.values())
+    cores = os.cpu_count() or 1
+    tf.config.threading.set_inter_op_parallelism_threads(max(cores, num_tasks + 1))
+    tf.config.threading.set_intra_op_parallelism_threads(_cores_a_worker(cluster, cores))
+
+
+def _cores_a_worker(cluster, cores):
+    host = cluster.addresses[cluster.role][cluster.index].rsplit(":", 1)[0]
+    neighbours = sum(a.rsplit(":", 1)[0] == host for a in cluster.addresses["worker"])
+    return max(1, cores // max(1, neighbours))
+
+
+def serve(cluster, run_dir):
+    """Serves as ps or worker until training into `run_dir` has ended. Never returns earlier.
+
+    TensorFlow's own `server.join()` never returns at all: what ends this is the marker that the
+    chief writes last.
+    """
+    inter_op_threads, intra_op_threads = cluster.threads()
+    quiet.start_tensorflow(inter_op_threads, intra_op_threads)
+    import tensorflow as tf
+
+    marker = Path(run_dir) / "completed.json"
+    before = _contents(marker)
+    tf.distribute.Server(
+        tf.train.ClusterSpec({role: list(a) for role, a in cluster.addresses.items()}),
+        job_name=cluster.role,
+        task_index=cluster.index,
+        protocol="grpc",
+        config=tf.compat.v1.ConfigProto(
+            inter_op_parallelism_threads=inter_op_threads,
+            intra_op_parallelism_threads=intra_op_threads,
+        ),
+        start=True,
+    )
+    address = cluster.addresses[cluster.role][cluster.index]
+    print(f"{cluster.role} {cluster.index} serves at {address}", file=sys.stderr, flush=True)
+    while _contents(marker) in (None, before):
+        time.sleep(1.0)
+
+
+def wait_for_servers(cluster, report, timeout=CONNECT_TIMEOUT):
+    """Returns when every ps and worker accepts connections; ClusterError after `timeout` seconds.
+
+    A chief that connects while a server is missing blocks for ever and says nothing.
+    """
+    deadline = time.monotonic() + timeout
+    next_report = time.monotonic() + 5.0
+    missing = cluster.servers()
+    while True:
+        missing = [(name, address) for name, address in missing if not _accepts(address)]
+        if not missing:
+            return
+        names = ", ".join(f"{name} at {address}" for name, address in missing)
+        if time.monotonic() > deadline:
+            raise ClusterError(f"No answer within {timeout:.0f} s from {names}.")
+        if time.monotonic() > next_report:
+            report(f"Waiting for {names}")
+            next_report += 5.0
+        time.sleep(0.2)
+
+
+def _host(address):
+    return address.rsplit(":", 1)[0]
+
+
+def _accepts(address):
+    host, port = address.rsplit(":", 1)
+    try:
+        with socket.create_connection((host, int(port)), timeout=2.0):
+            return True
+    except OSError:
+        return False
+
+
+def _contents(path):
+    try:
+        return path.read_text() or None
+    except OSError:
+        return None

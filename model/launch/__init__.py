@@ -1,0 +1,1 @@
+"""Starts training clusters: the processes around `python -m model.train`."""

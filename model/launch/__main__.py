@@ -1,0 +1,64 @@
+"""Starts a training cluster.
+
+python -m model.launch local --num_workers=2 --num_ps=1 -- --preset=demo --data=OUT --workdir=RUN
+"""
+
+import argparse
+import sys
+
+from model import train
+from model.launch import local
+
+
+def main(argv=None):
+    """Runs the command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    options, train_arguments = parse(argv)
+    return local.launch(
+        num_workers=options.num_workers,
+        num_ps=options.num_ps,
+        max_restarts=options.max_restarts,
+        run_dir=train.parse(train_arguments).workdir,
+        train_arguments=train_arguments,
+    )
+
+
+def parse(argv):
+    """(options of the launcher, arguments for model.train: what stands behind `--`)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.launch",
+        description="Start a training cluster around `python -m model.train`.",
+        epilog="example: python -m model.launch local --num_workers=2 --num_ps=1 -- "
+        "--preset=demo --data=shards --workdir=runs/1",
+    )
+    places = parser.add_subparsers(dest="place", required=True, metavar="PLACE")
+    place = places.add_parser(
+        "local",
+        help="all processes on this machine, their ports on loopback addresses",
+        description="Start chief, ps and workers on this machine; what follows -- goes to "
+        "`python -m model.train`. A worker that dies is started again; after the loss of a ps "
+        "the cluster starts again from the newest checkpoint.",
+    )
+    place.add_argument("--num_workers", type=_count, default=2, help="default: 2")
+    place.add_argument("--num_ps", type=_count, default=1, help="parameter servers (default: 1)")
+    place.add_argument(
+        "--max_restarts",
+        type=int,
+        default=10,
+        help="process restarts without a new step in between before giving up (default: 10)",
+    )
+    if "--" not in argv and not {"-h", "--help"} & set(argv):
+        parser.error("the arguments of model.train follow `--`, for example -- --preset=demo ...")
+    split = argv.index("--") if "--" in argv else len(argv)
+    return parser.parse_args(argv[:split]), argv[split + 1 :]
+
+
+def _count(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

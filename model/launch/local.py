@@ -1,0 +1,229 @@
+"""A cluster of processes on this machine, kept alive until the chief has ended.
+
+Each process gets TF_CONFIG with ports on the loopback interface and a log in RUN/logs. The chief's
+output goes to the terminal too. No process outlives this one, however it ends.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from model.cluster import EXIT_TRY_AGAIN
+from model.telemetry import report
+
+STOP_TIMEOUT = 10.0  # seconds between SIGTERM and SIGKILL
+
+
+@dataclasses.dataclass
+class Member:
+    """One process of the cluster."""
+
+    role: str
+    index: int
+    process: subprocess.Popen
+
+    @property
+    def name(self):
+        return f"{self.role} {self.index}"
+
+
+def launch(num_workers, num_ps, max_restarts, run_dir, train_arguments):
+    """Runs a cluster until its chief ends; returns the chief's exit code.
+
+    A worker that dies is started again on the same port. When a ps dies, or the chief says that
+    starting again may help (exit code 75), all start again from the newest checkpoint.
+    """
+    restarts = _Restarts(run_dir, max_restarts)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        while True:
+            cluster = _LocalCluster(num_workers, num_ps, run_dir, train_arguments, restarts)
+            with cluster:
+                exit_code = cluster.wait()
+            if exit_code != EXIT_TRY_AGAIN or not restarts.allow("the cluster"):
+                return exit_code
+    except KeyboardInterrupt:
+        report("model.launch: interrupted; all processes are stopped")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Restarts:
+    """Counts restarts, and forgets them when training has got further."""
+
+    def __init__(self, run_dir, max_restarts):
+        self._metrics = Path(run_dir) / "metrics.jsonl"
+        self._max = max_restarts
+        self._count = 0
+        self._progress = self._size()
+
+    def allow(self, name):
+        """Whether `name` may start again; waits a moment longer each time without progress."""
+        progress = self._size()
+        if progress != self._progress:
+            self._count, self._progress = 0, progress
+        self._count += 1
+        if self._count > self._max:
+            report(f"model.launch: gave up after {self._max} restarts without a new step")
+            return False
+        report(f"model.launch: starting {name} again ({self._count} of {self._max})")
+        time.sleep(min(0.5 * 2 ** (self._count - 1), 30.0))
+        return True
+
+    def _size(self):
+        try:
+            return self._metrics.stat().st_size
+        except OSError:
+            return 0
+
+
+class _LocalCluster:
+    """The processes of one start. Leaving the context stops all of them."""
+
+    def __init__(self, num_workers, num_ps, run_dir, train_arguments, restarts):
+        self._run_dir = Path(run_dir)
+        self._arguments = train_arguments
+        self._restarts = restarts
+        counts = {"chief": 1, "ps": num_ps, "worker": num_workers}
+        ports = iter(_free_ports(sum(counts.values())))
+        self._addresses = {
+            role: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
+            for role, count in counts.items()
+        }
+        self._members: list[Member] = []
+
+    def __enter__(self):
+        (self._run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        try:
+            # The chief last: it reports on the others.
+            for role in ("ps", "worker", "chief"):
+                for index in range(len(self._addresses[role])):
+                    self._members.append(Member(role, index, self._start(role, index)))
+        except BaseException:
+            self._stop()
+            raise
+        pids = ", ".join(f"{m.name} (pid {m.process.pid})" for m in self._members)
+        report(f"model.launch: started {pids}; logs in {self._run_dir / 'logs'}")
+        return self
+
+    def __exit__(self, *error):
+        self._stop()
+
+    def wait(self):
+        """Watches the processes until the chief ends; returns its exit code."""
+        while True:
+            for member in self._members:
+                exit_code = member.process.poll()
+                if exit_code is None:
+                    continue
+                if member.role == "chief":
+                    self._let_servers_end(exit_code)
+                    return exit_code if exit_code >= 0 else EXIT_TRY_AGAIN
+                if (self._run_dir / "completed.json").exists() and exit_code == 0:
+                    continue
+                report(f"model.launch: {member.name} ended with {_describe(exit_code)}")
+                if member.role == "ps" or not self._restarts.allow(member.name):
+                    return EXIT_TRY_AGAIN
+                member.process = self._start(member.role, member.index)
+                report(f"model.launch: {member.name} is pid {member.process.pid}")
+            time.sleep(0.2)
+
+    def _start(self, role, index):
+        environment = dict(os.environ)
+        environment["TF_CONFIG"] = json.dumps(
+            {"cluster": self._addresses, "task": {"type": role, "index": index}}
+        )
+        command = [sys.executable, "-m", "model.train", *self._arguments]
+        log = open(self._run_dir / "logs" / f"{role}-{index}.log", "ab")  # noqa: SIM115
+        with log:
+            if role != "chief":
+                return subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                )
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        threading.Thread(target=_tee, args=(process.stdout, log.name), daemon=True).start()
+        return process
+
+    def _let_servers_end(self, chief_exit_code):
+        """After a completed training the servers end by themselves; gives them a moment to."""
+        deadline = time.monotonic() + (5.0 if chief_exit_code == 0 else 0.0)
+        while time.monotonic() < deadline:
+            if all(member.process.poll() is not None for member in self._members):
+                return
+            time.sleep(0.1)
+
+    def _stop(self):
+        alive = [m for m in self._members if m.process.poll() is None]
+        for member in alive:
+            member.process.terminate()
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for member in alive:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                member.process.wait(max(0.0, deadline - time.monotonic()))
+        for member in alive:
+            if member.process.poll() is None:
+                member.process.kill()
+                member.process.wait()
+
+
+def _tee(stream, log_path):
+    """Copies the chief's output to its log and to the terminal."""
+    with open(log_path, "ab") as log:
+        for line in iter(stream.readline, b""):
+            log.write(line)
+            log.flush()
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+
+
+def _free_ports(count):
+    """Loopback ports that were free a moment ago, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for candidate in sockets:
+            candidate.bind(("127.0.0.1", 0))
+        return [candidate.getsockname()[1] for candidate in sockets]
+    finally:
+        for candidate in sockets:
+            candidate.close()
+
+
+def _die_with_parent():
+    """Runs in a new process: the kernel kills it when its parent dies, even of SIGKILL (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _describe(exit_code):
+    if exit_code < 0:
+        return f"signal {signal.Signals(-exit_code).name}"
+    return f"exit code {exit_code}"

@@ -1,0 +1,47 @@
+"""The learning-rate schedule, and RMSprop as one fused op where the parameter lives."""
+
+import tensorflow as tf
+
+
+def learning_rate(config, step, samples):
+    """The rate for the next step: a float32 scalar tensor.
+
+    Args:
+        config: a Config; its optimizer.schedule_unit says what the schedule counts.
+        step: int64 scalar, updates that the store has applied so far.
+        samples: int64 scalar, images in those updates.
+    """
+    schedule = config.optimizer
+    # float64: at 350 million samples float32 counts in strides of 32.
+    progress = {
+        "samples": tf.cast(samples, tf.float64),
+        "steps": tf.cast(step, tf.float64),
+        "run": tf.cast(samples, tf.float64) / config.train.samples,
+    }[schedule.schedule_unit]
+    periods = progress / schedule.decay_every
+    if schedule.staircase:
+        periods = tf.floor(periods)
+    rate = schedule.learning_rate * tf.pow(tf.constant(schedule.decay_rate, tf.float64), periods)
+    if schedule.warmup > 0:
+        rate *= tf.minimum(progress / schedule.warmup, 1.0)
+    return tf.cast(rate, tf.float32)
+
+
+def apply_rmsprop(config, parameters, mean_square, momentum, gradient, rate):
+    """One RMSprop step on a flat variable, in place, under its lock (paper, section 4.2).
+
+    mean_square <- rho mean_square + (1 - rho) gradient^2
+    momentum    <- m momentum + rate gradient / sqrt(mean_square + epsilon)
+    parameters  <- parameters - momentum
+    """
+    return tf.raw_ops.ResourceApplyRMSProp(
+        var=parameters.handle,
+        ms=mean_square.handle,
+        mom=momentum.handle,
+        lr=rate,
+        rho=config.rho,
+        momentum=config.momentum,
+        epsilon=config.epsilon,
+        grad=gradient,
+        use_locking=True,
+    )

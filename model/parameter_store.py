@@ -1,0 +1,356 @@
+"""Where the parameters live: in this process, or sharded over parameter servers (ps).
+
+The store holds every parameter of a network in a few flat vectors ("blocks"), cut evenly over the
+ps. A worker pulls the blocks, cuts them into the network's tensors, and pushes one flat gradient a
+block; all else happens where the block lives: weight decay, RMSprop, Polyak averages, the
+statistics of batch normalization, and the counters of steps and samples.
+
+Flat blocks, not a variable a tensor: a small Xception has 180 tensors and a message costs about
+0.1 ms, so that a step would wait for messages; and equal pieces balance the servers exactly.
+`benchmarks/parameter_store.py` measures both.
+
+Each segment of the flat layout has a rule of its own:
+
+    decayed      kernels: RMSprop and weight decay        sent in the wire type
+    plain        other trainable parameters: RMSprop      sent in the wire type
+    statistics   moving means and variances: += new - old sent in float32
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from model import optimizers
+
+MAX_BLOCK = 1 << 24  # elements: 64 MB of float32, so that casting and sending overlap
+MIN_BLOCK = 1 << 16  # a smaller segment is not worth a message to every ps
+
+STEP, SAMPLES = 0, 1  # entries of the counter vector
+LOSS, STALENESS = 0, 1  # entries of the vector of running sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One of the network's tensors: its path (`block1_conv1/kernel`) and shape."""
+
+    path: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self):
+        return int(np.prod(self.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The network's tensors by segment. Everything else follows from their order."""
+
+    decayed: tuple[Tensor, ...]
+    plain: tuple[Tensor, ...]
+    statistics: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, network):
+        """The layout of a built Keras model. Kernels, and only they, are decayed (section 4.3)."""
+        segments = {"decayed": [], "plain": [], "statistics": []}
+        for variable in network.variables:
+            tensor = Tensor(variable.path, tuple(variable.shape))
+            if not variable.trainable:
+                if not variable.dtype.startswith("float"):
+                    raise ValueError(
+                        f"The store holds parameters and statistics in floating point. Received: "
+                        f"{variable.path} of type {variable.dtype}."
+                    )
+                segments["statistics"].append(tensor)
+            elif variable.path.endswith("kernel"):
+                segments["decayed"].append(tensor)
+            else:
+                segments["plain"].append(tensor)
+        return cls(**{name: tuple(tensors) for name, tensors in segments.items()})
+
+    def segments(self):
+        """[(name, tensors)] in the order of the store."""
+        return [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
+
+    def flatten(self, values):
+        """{segment: float32 vector} from {path: array}."""
+        return {
+            name: np.concatenate(
+                [np.ravel(values[t.path]).astype(np.float32) for t in tensors]
+                or [np.zeros(0, np.float32)]
+            )
+            for name, tensors in self.segments()
+        }
+
+    def unflatten(self, vectors):
+        """{path: array} from {segment: vector}; a segment that is absent is left out."""
+        values = {}
+        for name, tensors in self.segments():
+            if name in vectors:
+                ends = np.cumsum([t.size for t in tensors])
+                pieces = np.split(vectors[name], ends[:-1])
+                for tensor, piece in zip(tensors, pieces, strict=True):
+                    values[tensor.path] = piece.reshape(tensor.shape)
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """A piece of a segment and the device that holds it."""
+
+    segment: str
+    size: int
+    device: str
+
+
+def place(layout, devices):
+    """[Placement]: every segment cut evenly, the pieces spread so that the loads are level.
+
+    A large segment is cut into equal pieces, the same number on each device; a small one stays
+    whole on the device with the least so far.
+    """
+    loads = dict.fromkeys(devices, 0)
+    placements = []
+    for name, tensors in layout.segments():
+        total = sum(t.size for t in tensors)
+        if total == 0:
+            continue
+        num_pieces = 1
+        if total >= MIN_BLOCK * len(devices):
+            num_pieces = len(devices) * -(-total // (MAX_BLOCK * len(devices)))
+        for i in range(num_pieces):
+            size = total * (i + 1) // num_pieces - total * i // num_pieces
+            device = min(devices, key=loads.get)
+            loads[device] += size
+            placements.append(Placement(name, size, device))
+    return placements
+
+
+class _Block:
+    """The variables of one placement."""
+
+    def __init__(self, placement):
+        self.segment = placement.segment
+        self.size = placement.size
+        self.device = placement.device
+        self.trainable = placement.segment != "statistics"
+        with tf.device(self.device):
+            zeros = tf.zeros([self.size])
+            self.values = tf.Variable(zeros)
+            self.ema = tf.Variable(zeros)
+            if self.trainable:
+                self.mean_square = tf.Variable(zeros)
+                self.momentum = tf.Variable(zeros)
+
+    def read(self, wire_dtype):
+        """The values, cast where they live to what goes over the wire."""
+        with tf.device(self.device):
+            values = self.values.read_value()
+            return tf.cast(values, wire_dtype) if self.trainable else values
+
+    def apply(self, config, update, rate, ema_decay):
+        """Applies a gradient (or a difference of statistics) that came over the wire."""
+        with tf.device(self.device):
+            if self.trainable:
+                gradient = tf.cast(update, tf.float32)
+                if self.segment == "decayed":
+                    gradient += config.optimizer.weight_decay * self.values.read_value()
+                optimizers.apply_rmsprop(
+                    config.optimizer,
+                    self.values,
+                    self.mean_square,
+                    self.momentum,
+                    gradient,
+                    rate,
+                )
+            else:
+                self.values.assign_add(update, read_value=False)
+            difference = self.ema.read_value() - self.values.read_value()
+            self.ema.assign_sub((1.0 - ema_decay) * difference, read_value=False)
+
+
+@dataclasses.dataclass
+class Pulled:
+    """What a worker starts a step from."""
+
+    trainable: list  # float32 tensors, in the order of network.trainable_variables
+    statistics: list  # float32 tensors, in the order of network.non_trainable_variables
+    step: tf.Tensor  # int64: the store's counter when it was pulled
+    samples: tf.Tensor  # int64
+
+
+class ParameterStore:
+    """Parameters, optimizer slots, Polyak averages and counters of one training run.
+
+    Args:
+        config: a Config.
+        network: a built Keras model: gives the layout and the initial values.
+        ps_devices: TensorFlow device names that share the store. None keeps it in this process,
+            where there is no wire and a cast to the wire type would only lose digits.
+    """
+
+    def __init__(self, config, network, ps_devices=None):
+        self.layout = Layout.of(network)
+        self._config = config
+        self._wire_dtype = tf.as_dtype(config.train.wire_dtype if ps_devices else "float32")
+        devices = ps_devices or ["/device:CPU:0"]
+        self._trainable_order = [v.path for v in network.trainable_variables]
+        self._statistics_order = [v.path for v in network.non_trainable_variables]
+        self._blocks = [_Block(placement) for placement in place(self.layout, devices)]
+        with tf.device(devices[0]):
+            self._counters = tf.Variable([0, 0], dtype=tf.int64)
+            self._sums = tf.Variable([0.0, 0.0], dtype=tf.float64)
+        initial = {v.path: np.asarray(v) for v in network.variables}
+        self.restore({"parameters": initial, "ema": initial, "step": 0, "samples": 0})
+
+    # ---- Traced into a worker's step ----
+
+    def pull(self):
+        """Reads everything that a step needs: a `Pulled`."""
+        with tf.device(self._counters.device):
+            counters = self._counters.read_value()
+        tensors = {}
+        for name, members in self.layout.segments():
+            blocks = [b.read(self._wire_dtype) for b in self._blocks if b.segment == name]
+            if blocks:
+                flat = tf.concat([tf.cast(block, tf.float32) for block in blocks], axis=0)
+                pieces = tf.split(flat, [t.size for t in members])
+                for tensor, piece in zip(members, pieces, strict=True):
+                    tensors[tensor.path] = tf.reshape(piece, tensor.shape)
+        return Pulled(
+            trainable=[tensors[path] for path in self._trainable_order],
+            statistics=[tensors[path] for path in self._statistics_order],
+            step=counters[STEP],
+            samples=counters[SAMPLES],
+        )
+
+    def push(self, pulled, gradients, statistics, batch_size, loss):
+        """Applies a step's results.
+
+        Args:
+            pulled: what the step started from.
+            gradients: tensors in the order of pulled.trainable.
+            statistics: the new statistics, in the order of pulled.statistics.
+            batch_size: int64 scalar, images in the step.
+            loss: float32 scalar, for the progress line.
+        """
+        updates = dict(zip(self._trainable_order, gradients, strict=True))
+        for path, new, old in zip(
+            self._statistics_order, statistics, pulled.statistics, strict=True
+        ):
+            updates[path] = new - old  # workers add what they saw; none overwrites another
+        rate = optimizers.learning_rate(self._config, pulled.step, pulled.samples)
+        ema_decay = self._ramped_ema_decay(pulled.step)
+
+        for name, members in self.layout.segments():
+            blocks = [b for b in self._blocks if b.segment == name]
+            if not blocks:
+                continue
+            flat = tf.concat([tf.reshape(updates[t.path], [-1]) for t in members], axis=0)
+            for block, piece in zip(blocks, tf.split(flat, [b.size for b in blocks]), strict=True):
+                if block.trainable:
+                    piece = tf.cast(piece, self._wire_dtype)
+                block.apply(self._config, piece, rate, ema_decay)
+
+        with tf.device(self._counters.device):
+            counters = self._counters.assign_add([1, batch_size], read_value=True)
+            staleness = tf.cast(counters[STEP] - 1 - pulled.step, tf.float64)
+            self._sums.assign_add(tf.stack([tf.cast(loss, tf.float64), staleness]))
+
+    def _ramped_ema_decay(self, step):
+        """min(decay, (1 + n) / (10 + n)): young averages forget the random start quickly."""
+        n = tf.cast(step, tf.float32)
+        return tf.minimum(self._config.train.ema_decay, (1.0 + n) / (10.0 + n))
+
+    # ---- Called by the chief ----
+
+    def progress(self):
+        """(steps, samples, sum of the steps' losses, sum of their staleness) so far."""
+        step, samples = self._counters.numpy()
+        loss, staleness = self._sums.numpy()
+        return int(step), int(samples), float(loss), float(staleness)
+
+    def export(self):
+        """Everything that a checkpoint holds, as numpy arrays by name.
+
+        {"parameters": {path: array}, "ema": ..., "mean_square": ..., "momentum": ...,
+        "step": int, "samples": int}. Read block by block while training goes on: a block is
+        consistent in itself, and blocks are as far apart as two workers' steps are anyway. The
+        counters are read first, so that a resumed run repeats steps rather than skipping them.
+        """
+        step, samples, _, _ = self.progress()
+        state = {"step": step, "samples": samples}
+        for kind, attribute in _STATE.items():
+            vectors = {}
+            for name, _ in self.layout.segments():
+                pieces = [
+                    getattr(b, attribute).numpy()
+                    for b in self._blocks
+                    if b.segment == name and hasattr(b, attribute)
+                ]
+                if pieces:
+                    vectors[name] = np.concatenate(pieces)
+            state[kind] = self.layout.unflatten(vectors)
+        return state
+
+    def restore(self, state):
+        """Writes what `export` gave, whatever the number of devices was then.
+
+        Slots that are absent start at zero, as in a new run.
+        """
+        for kind, attribute in _STATE.items():
+            if kind not in state:
+                continue
+            vectors = self.layout.flatten(_with_zeros(self.layout, state[kind]))
+            offsets = dict.fromkeys(vectors, 0)
+            for block in self._blocks:
+                start = offsets[block.segment]
+                offsets[block.segment] = start + block.size
+                if hasattr(block, attribute):
+                    piece = vectors[block.segment][start : start + block.size]
+                    getattr(block, attribute).assign(piece)
+        self._counters.assign([state["step"], state["samples"]])
+
+    def describe(self):
+        """Lines that say what lies where, and how many bytes a step moves."""
+        element = self._wire_dtype.size
+        per_device = {}
+        pull_bytes = push_bytes = 0
+        for block in self._blocks:
+            state_bytes = block.size * 4 * (4 if block.trainable else 2)
+            blocks, total = per_device.get(block.device, (0, 0))
+            per_device[block.device] = (blocks + 1, total + state_bytes)
+            moved = block.size * (element if block.trainable else 4)
+            pull_bytes += moved
+            push_bytes += moved
+        lines = [
+            f"{device}: {total / 1e6:.1f} MB in {blocks} blocks"
+            for device, (blocks, total) in sorted(per_device.items())
+        ]
+        totals = [total for _, total in per_device.values()]
+        lines.append(f"largest over smallest server: {max(totals) / min(totals):.3f}")
+        lines.append(
+            f"a step moves {(pull_bytes + push_bytes) / 1e6:.1f} MB "
+            f"(pull {pull_bytes / 1e6:.1f}, push {push_bytes / 1e6:.1f}) "
+            f"as {self._wire_dtype.name}"
+        )
+        return lines
+
+
+# What a checkpoint calls a kind of state, and the block's variable that holds it.
+_STATE = {
+    "parameters": "values",
+    "ema": "ema",
+    "mean_square": "mean_square",
+    "momentum": "momentum",
+}
+
+
+def _with_zeros(layout, values):
+    """Slots exist for trainable tensors alone: zeros stand in for the rest."""
+    return {
+        t.path: values.get(t.path, np.zeros(t.shape, np.float32))
+        for _, tensors in layout.segments()
+        for t in tensors
+    }

@@ -1,0 +1,80 @@
+"""Scores of a checkpoint for every image of a split, without a cluster.
+
+predictor = Predictor("runs/1")
+predictor.load(checkpoint.list_checkpoints("runs/1")[-1].path)
+for batch in predictor.predict("shards", "eval"):
+    batch.image_ids, batch.logits, batch.labels
+"""
+
+import dataclasses
+
+import numpy as np
+
+from model import checkpoint, quiet, run_folder
+from pipeline import metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Predictions for some images. Lists and first axes are of the same length."""
+
+    image_ids: list[str]
+    logits: np.ndarray  # float32 [b, num_classes]
+    labels: list[np.ndarray]  # int64 class ids of each image's positives
+    images: list[bytes]  # the JPEGs
+
+
+class Predictor:
+    """A run's network, into which one checkpoint after another can be loaded.
+
+    Raises ConfigError or LabelError where the run's folder is incomplete. The first one in a
+    process imports TensorFlow, which takes seconds.
+    """
+
+    def __init__(self, run_dir):
+        self.config = run_folder.read_config(run_dir)
+        self.vocabulary = run_folder.read_vocabulary(run_dir)
+        quiet.start_tensorflow()
+        import tensorflow as tf
+
+        from model import zoo
+
+        self.step = self.samples = 0
+        self._network = zoo.build(self.config, len(self.vocabulary))
+        self._forward = tf.function(lambda images: self._network(images, training=False))
+
+    def load(self, checkpoint_path, parameters="ema"):
+        """Loads the Polyak averages ("ema") or the parameters themselves ("raw").
+
+        Raises CheckpointError: it is gone, damaged, or of another network or class list.
+        """
+        state = checkpoint.read_state(checkpoint_path)
+        if state["class_list_sha256"] != run_folder.class_list_hash(self.vocabulary):
+            raise checkpoint.CheckpointError(
+                f"{checkpoint_path} was trained on another class list than the run's classes.tsv."
+            )
+        values = checkpoint.load(checkpoint_path, parameters)
+        for variable in self._network.variables:
+            value = values.get(variable.path)
+            if value is None or value.shape != tuple(variable.shape):
+                found = "nothing" if value is None else f"shape {value.shape}"
+                raise checkpoint.CheckpointError(
+                    f"{checkpoint_path} is of another network: {variable.path} has shape "
+                    f"{tuple(variable.shape)} here, and the checkpoint holds {found}."
+                )
+        for variable in self._network.variables:
+            variable.assign(values[variable.path])
+        self.step, self.samples = state["step"], state["samples"]
+
+    def predict(self, data_dir, split, batch_size=64):
+        """Yields a Batch at a time, each example exactly once, in the order of the shards."""
+        from model.input import evaluation_dataset
+
+        shard_paths = metadata.load_split(data_dir, split).shard_paths
+        for ids, jpegs, images, labels in evaluation_dataset(self.config, shard_paths, batch_size):
+            yield Batch(
+                image_ids=[image_id.decode() for image_id in ids.numpy()],
+                logits=self._forward(images).numpy(),
+                labels=[row[row >= 0] for row in labels.numpy()],
+                images=list(jpegs.numpy()),
+            )

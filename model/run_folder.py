@@ -1,0 +1,94 @@
+"""The folder that a training run explains itself with: configuration, classes, end marker.
+
+Read by the trainer when it resumes and by the evaluator; imports no TensorFlow.
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from model import config as config_module
+from model.config import ConfigError
+from pipeline import labels
+
+
+def prepare(run_dir, config, vocabulary, class_counts, report):
+    """Makes a new run's folder, or checks that this run may go on in an old one.
+
+    Raises ConfigError where the network or the class list differ from the run that is there;
+    other differences are reported (a function of one string) and stand from now on.
+    """
+    folder = Path(run_dir)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    config_path = folder / "config.toml"
+    if config_path.exists():
+        _compare(folder, config, vocabulary, report)
+    _replace(folder / "classes.tsv", vocabulary.write)
+    _replace(
+        folder / "class_counts.tsv",
+        lambda path: labels.write_class_counts(path, vocabulary, class_counts),
+    )
+    # Last: a folder with a configuration is a complete one.
+    _replace(config_path, lambda path: Path(path).write_text(config_module.to_toml(config)))
+
+
+def read_config(run_dir):
+    """The configuration that the run was trained with."""
+    path = Path(run_dir) / "config.toml"
+    if not path.exists():
+        raise ConfigError(f"{run_dir} is no folder of a training run: it has no config.toml.")
+    return config_module.read(path)
+
+
+def read_vocabulary(run_dir):
+    """The classes of the run, in the order of the network's outputs."""
+    return labels.Vocabulary.read(Path(run_dir) / "classes.tsv")
+
+
+def class_list_hash(vocabulary):
+    """sha256 of the classes in their order: what a checkpoint's last layer belongs to."""
+    return hashlib.sha256("\n".join(vocabulary.classes).encode()).hexdigest()
+
+
+def mark_completed(run_dir, step, samples, seconds):
+    """Writes the marker that ends the servers and the watching evaluator."""
+    contents = {
+        "step": step,
+        "samples": samples,
+        "seconds": round(seconds, 1),
+        "written": time.time(),  # makes each run's marker different from the one before
+    }
+    _replace(
+        Path(run_dir) / "completed.json",
+        lambda path: Path(path).write_text(json.dumps(contents) + "\n"),
+    )
+
+
+def clear_completed(run_dir):
+    """Takes the marker away: training goes on."""
+    (Path(run_dir) / "completed.json").unlink(missing_ok=True)
+
+
+def _compare(folder, config, vocabulary, report):
+    differences = config_module.differences(config, read_config(folder))
+    for line in differences:
+        if line.startswith("network."):
+            raise ConfigError(
+                f"{folder} holds a run of another network ({line}). Train into another folder."
+            )
+    if differences:
+        report("Going on with another configuration: " + "; ".join(differences))
+    before = read_vocabulary(folder)
+    if before.classes != vocabulary.classes:
+        raise ConfigError(
+            f"{folder} holds a run over {len(before)} classes, and the data has "
+            f"{len(vocabulary)} or others. Train into another folder."
+        )
+
+
+def _replace(path, write):
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    write(temporary)
+    os.replace(temporary, path)

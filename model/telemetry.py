@@ -1,0 +1,73 @@
+"""What people and programs see of a run while it trains: a progress line and RUN/metrics.jsonl."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def report(message):
+    """Prints one line for people, at once."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class Telemetry:
+    """Turns the store's counters into lines, one each `log_every` seconds.
+
+    Args:
+        config: a Config.
+        run_dir: folder that gets metrics.jsonl.
+        progress: ParameterStore.progress() at the start.
+        learning_rate: function of (step, samples) giving the rate.
+    """
+
+    def __init__(self, config, run_dir, progress, learning_rate):
+        self._config = config
+        self._path = Path(run_dir) / "metrics.jsonl"
+        self._learning_rate = learning_rate
+        self._started = self._last_time = time.monotonic()
+        self._first = self._last = progress
+
+    @property
+    def seconds(self):
+        """Seconds of training in this process."""
+        return time.monotonic() - self._started
+
+    def update(self, progress, final=False):
+        """Logs if it is time to, or if this is the `final` call."""
+        now = time.monotonic()
+        interval = now - self._last_time
+        steps = progress[0] - self._last[0]
+        if steps <= 0 or not (final or interval >= self._config.train.log_every):
+            return
+        step, samples, loss, staleness = progress
+        metrics = {
+            "step": step,
+            "samples": samples,
+            "seconds": round(self.seconds, 2),
+            "train/loss": (loss - self._last[2]) / steps,
+            "train/learning_rate": self._learning_rate(step, samples),
+            "train/images_per_second": (samples - self._last[1]) / interval,
+            "train/staleness": (staleness - self._last[3]) / steps,
+        }
+        self._last, self._last_time = progress, now
+        with open(self._path, "a") as file:
+            file.write(json.dumps(metrics) + "\n")
+        report(self._line(metrics))
+
+    def _line(self, metrics):
+        total = self._config.train.samples
+        speed = (metrics["samples"] - self._first[1]) / max(self.seconds, 1e-9)
+        left = max(0, total - metrics["samples"]) / max(speed, 1e-9)
+        return (
+            f"step {metrics['step']:>7,}  {metrics['samples']:>9,} of {total:,} images"
+            f"  {metrics['train/images_per_second']:6.1f} images/s"
+            f"  loss {metrics['train/loss']:8.4f}  rate {metrics['train/learning_rate']:.2e}"
+            f"  staleness {metrics['train/staleness']:.1f}  left {_clock(left)}"
+        )
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
