@@ -5,19 +5,18 @@ watches the store's counters, and writes progress lines and checkpoints. The cou
 store, so that they count what was applied, whatever was scheduled, lost or repeated on the way.
 """
 
+import contextlib
 import time
 
+import numpy as np
 import tensorflow as tf
 
 from model import checkpoint, optimizers
 from model.cluster import ClusterError
 from model.input import training_dataset
+from model.run_folder import TrainingError
 from model.telemetry import Telemetry, report
 from model.training_step import training_step
-
-
-class TrainingError(Exception):
-    """Training cannot go on from here, and starting it again as it is would not help."""
 
 
 class InProcess:
@@ -69,51 +68,57 @@ class OnCluster:
             time.sleep(0.05)
 
 
-def steps_function(config, network, store):
-    """A tf.function of a dataset's iterator that takes `steps_per_closure` steps.
-
-    The steps are unrolled: 60, 177 and 242 trivial steps/s at 1, 8 and 32 of them a closure, where
-    a loop inside the graph is slower.
-    """
+def make_executor(config, network, store, split, cluster=None, coordinator=None):
+    """What takes the steps: the cluster's workers, or this process where there is none."""
 
     @tf.function(autograph=False)
     def take_steps(iterator):
+        # Unrolled: 60, 177 and 242 trivial steps/s at 1, 8 and 32 steps a closure, where a loop
+        # inside the graph is slower.
         for _ in range(config.train.steps_per_closure):
             images, labels = next(iterator)
             training_step(network, store, images, labels)
 
-    return take_steps
+    def dataset_fn():
+        return training_dataset(config, split.shard_paths)
+
+    if cluster is None:
+        return InProcess(take_steps, dataset_fn)
+    return OnCluster(cluster, coordinator, take_steps, dataset_fn, config.train.steps_per_closure)
 
 
-def dataset_function(config, shard_paths):
-    """A function without arguments that makes the training dataset."""
-    return lambda: training_dataset(config, shard_paths)
-
-
-def train(config, store, executor, run_dir, class_list_hash):
+def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0):
     """Trains until the store has counted `train.samples` images, and checkpoints that.
 
-    Returns (step, samples, seconds of training).
+    Returns {"step", "samples", "seconds"}: how far it came, and how long it took
+    together with the `seconds_before` that earlier processes spent on the run.
 
     Raises:
         ClusterError: a ps was lost, or no step was taken for `train.stall_timeout` seconds.
         TrainingError: the loss is not finite, or the input is damaged.
     """
-    progress = store.progress()
 
     def rate(step, samples):
         return float(optimizers.learning_rate(config, tf.constant(step), tf.constant(samples)))
 
-    telemetry = Telemetry(config, run_dir, progress, rate)
-    last_checkpoint = last_step_at = time.monotonic()
-    try:
+    def save():
+        started = time.monotonic()
+        state = {**store.export(), "seconds": telemetry.seconds}
+        _check_finite(state["parameters"])
+        saved = checkpoint.save(run_dir, state, class_list_hash, config.train.keep_checkpoints)
+        report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
+
+    with _errors_in_words():
+        progress = store.progress()
+        telemetry = Telemetry(config, run_dir, progress, rate, seconds_before)
+        last_checkpoint = last_step_at = time.monotonic()
         while progress[1] < config.train.samples:
             step, samples = progress[:2]
             missing = config.train.samples - samples
             executor.advance(step, step + -(-missing // config.input.batch_size))
             progress = store.progress()
-            now = time.monotonic()
             telemetry.update(progress)
+            now = time.monotonic()
             if progress[0] > step:
                 last_step_at = now
             elif now - last_step_at > config.train.stall_timeout:
@@ -122,34 +127,43 @@ def train(config, store, executor, run_dir, class_list_hash):
                     f"since step {step}."
                 )
             if now - last_checkpoint > config.train.checkpoint_every:
-                _save(config, store, run_dir, class_list_hash)
+                save()
                 last_checkpoint = now
         executor.close()
-        telemetry.update(store.progress(), final=True)
-        _save(config, store, run_dir, class_list_hash)
+        progress = store.progress()
+        telemetry.update(progress, final=True)
+        save()
+    return {"step": progress[0], "samples": progress[1], "seconds": telemetry.seconds}
+
+
+def _check_finite(parameters):
+    for path, value in parameters.items():
+        if not np.isfinite(value).all():
+            raise TrainingError(
+                f"{path} holds NaN or infinity, so no checkpoint was written of it; the one before "
+                "is kept. Lower optimizer.learning_rate or raise optimizer.warmup."
+            )
+
+
+@contextlib.contextmanager
+def _errors_in_words():
+    """Turns TensorFlow's errors of the training loop into this project's."""
+    try:
+        yield
     except tf.errors.InvalidArgumentError as error:
         if "not finite" not in str(error):
             raise
         raise TrainingError(
-            f"The training loss became NaN or infinite after step {store.progress()[0]}. The last "
-            "checkpoint is from before; lower optimizer.learning_rate or raise optimizer.warmup."
+            "The training loss became NaN or infinite. The newest checkpoint is from before; "
+            "lower optimizer.learning_rate or raise optimizer.warmup."
         ) from error
-    except tf.errors.DataLossError as error:
+    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
         raise TrainingError(
-            f"A shard is damaged: {error.message} "
-            "`python -m pipeline.verify` names the record; the pipeline writes the shard anew."
+            f"A shard is damaged or gone: {_first_line(error)} `python -m pipeline.verify` names "
+            "what is wrong; the pipeline writes the shard anew."
         ) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         raise ClusterError(f"A parameter server was lost: {_first_line(error)}") from error
-    return *store.progress()[:2], telemetry.seconds
-
-
-def _save(config, store, run_dir, class_list_hash):
-    started = time.monotonic()
-    saved = checkpoint.save(
-        run_dir, store.export(), class_list_hash, keep=config.train.keep_checkpoints
-    )
-    report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
 
 
 def _first_line(error):

@@ -4,7 +4,7 @@
         ema.safetensors          Polyak averages: what the evaluator loads
         parameters.safetensors   the parameters themselves, and the batch statistics
         slots.safetensors        RMSprop's mean_square/... and momentum/...
-        state.json               step, samples, classes, configuration, sha256 of each file
+        state.json               step, samples, seconds, sha256 of the class list and of each file
 
 Tensors go by the network's paths, so that a checkpoint knows nothing of how many servers held
 them. Everything is written into a temporary folder, which is renamed as the last thing.
@@ -52,7 +52,9 @@ def list_checkpoints(run_dir):
 
 
 def save(run_dir, state, class_list_hash, keep):
-    """Writes what ParameterStore.export gave and deletes all but the `keep` newest.
+    """Writes what ParameterStore.export gave, and the "seconds" that training took so far.
+
+    Then deletes all but the `keep` newest checkpoints.
 
     Returns the Checkpoint. Saving a step that is there already changes nothing.
     """
@@ -83,6 +85,7 @@ def load(path, parameters=None):
     restored = {
         "step": state["step"],
         "samples": state["samples"],
+        "seconds": state["seconds"],
         "parameters": _read_tensors(path, "parameters"),
         "ema": _read_tensors(path, "ema"),
     }
@@ -150,6 +153,7 @@ def _write(folder, state, class_list_hash):
         "format_version": FORMAT_VERSION,
         "step": state["step"],
         "samples": state["samples"],
+        "seconds": state["seconds"],
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "class_list_sha256": class_list_hash,
         "sha256": hashes,

@@ -18,9 +18,7 @@ import time
 from pathlib import Path
 
 from model import quiet
-
-EXIT_USAGE = 2
-EXIT_TRY_AGAIN = 75
+from model.config import ConfigError
 
 ROLES = ("chief", "ps", "worker")
 CONNECT_TIMEOUT = 120.0  # seconds until every server of a starting cluster must answer
@@ -40,7 +38,7 @@ class Cluster:
 
     @classmethod
     def from_environment(cls, environment=os.environ):
-        """The cluster of TF_CONFIG, or None where that is not set. ValueError if it is unusable."""
+        """The cluster of TF_CONFIG, or None where that is unset. ConfigError if unusable."""
         text = environment.get("TF_CONFIG", "")
         if not text.strip():
             return None
@@ -49,18 +47,18 @@ class Cluster:
             addresses = {role: tuple(hosts) for role, hosts in config["cluster"].items()}
             role, index = config["task"]["type"], int(config["task"]["index"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise ConfigError(
                 f"TF_CONFIG is not what TensorFlow describes clusters with ({error!r}). "
                 f"Received: {text[:200]}"
             ) from error
         for needed in ROLES:
             if not addresses.get(needed):
-                raise ValueError(
+                raise ConfigError(
                     f"TF_CONFIG names no {needed}: a cluster needs a chief, a ps and a worker. "
                     f"Received roles: {', '.join(addresses)}."
                 )
         if role not in ROLES or not 0 <= index < len(addresses[role]):
-            raise ValueError(
+            raise ConfigError(
                 f"TF_CONFIG's task is {role} {index}, which its cluster does not have. "
                 f"It has: { {r: len(a) for r, a in addresses.items()} }."
             )

@@ -14,6 +14,10 @@ from model.config import ConfigError
 from pipeline import labels
 
 
+class TrainingError(Exception):
+    """Training cannot go on, and starting it again as it is would not help."""
+
+
 def prepare(run_dir, config, vocabulary, class_counts, report):
     """Makes a new run's folder, or checks that this run may go on in an old one.
 
@@ -52,12 +56,15 @@ def class_list_hash(vocabulary):
     return hashlib.sha256("\n".join(vocabulary.classes).encode()).hexdigest()
 
 
-def mark_completed(run_dir, step, samples, seconds):
-    """Writes the marker that ends the servers and the watching evaluator."""
+def mark_completed(run_dir, end):
+    """Writes the marker that ends the servers and the watching evaluator.
+
+    `end`: how far training came, {"step": int, "samples": int, "seconds": float}.
+    """
     contents = {
-        "step": step,
-        "samples": samples,
-        "seconds": round(seconds, 1),
+        "step": end["step"],
+        "samples": end["samples"],
+        "seconds": round(end["seconds"], 1),
         "written": time.time(),  # makes each run's marker different from the one before
     }
     _replace(

@@ -19,19 +19,21 @@ class Telemetry:
         run_dir: folder that gets metrics.jsonl.
         progress: ParameterStore.progress() at the start.
         learning_rate: function of (step, samples) giving the rate.
+        seconds_before: seconds of training that earlier processes spent on this run.
     """
 
-    def __init__(self, config, run_dir, progress, learning_rate):
+    def __init__(self, config, run_dir, progress, learning_rate, seconds_before):
         self._config = config
         self._path = Path(run_dir) / "metrics.jsonl"
         self._learning_rate = learning_rate
         self._started = self._last_time = time.monotonic()
+        self._seconds_before = seconds_before
         self._first = self._last = progress
 
     @property
     def seconds(self):
-        """Seconds of training in this process."""
-        return time.monotonic() - self._started
+        """Seconds of training in all processes that led here."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def update(self, progress, final=False):
         """Logs if it is time to, or if this is the `final` call."""
@@ -57,7 +59,8 @@ class Telemetry:
 
     def _line(self, metrics):
         total = self._config.train.samples
-        speed = (metrics["samples"] - self._first[1]) / max(self.seconds, 1e-9)
+        here = self.seconds - self._seconds_before
+        speed = (metrics["samples"] - self._first[1]) / max(here, 1e-9)
         left = max(0, total - metrics["samples"]) / max(speed, 1e-9)
         return (
             f"step {metrics['step']:>7,}  {metrics['samples']:>9,} of {total:,} images"

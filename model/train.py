@@ -14,10 +14,25 @@ What a start does, in this order:
 import argparse
 import os
 import sys
+import traceback
 
+from model import checkpoint, cluster, quiet, run_folder
 from model import config as config_module
-from model import quiet
-from model.cluster import EXIT_TRY_AGAIN, EXIT_USAGE, Cluster, ClusterError
+from model.telemetry import report
+from pipeline import labels, metadata
+
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_TRY_AGAIN = 75
+EXIT_INTERRUPTED = 130
+
+USERS_ERRORS = (
+    checkpoint.CheckpointError,
+    config_module.ConfigError,
+    labels.LabelError,
+    metadata.MetadataError,
+    run_folder.TrainingError,
+)
 
 
 def main(argv=None):
@@ -25,18 +40,21 @@ def main(argv=None):
     options = parse(argv)
     try:
         config = config_module.load_preset(options.preset, options.overrides)
-        cluster = Cluster.from_environment()
-        if cluster and cluster.role != "chief":
-            return serve(cluster, options)
-        return lead(config, cluster, options)
-    except ClusterError as error:
-        return _fail(error, EXIT_TRY_AGAIN)
-    except ValueError as error:
-        if not _is_for_users(error):
-            raise
-        return _fail(error, EXIT_USAGE)
+        here = cluster.Cluster.from_environment()
+        if here and here.role != "chief":
+            cluster.serve(here, options.workdir)
+        else:
+            lead(config, here, options)
+    except cluster.ClusterError as error:
+        report(f"model.train: {error}")
+        return EXIT_TRY_AGAIN
+    except USERS_ERRORS as error:
+        report(f"model.train: {error}")
+        return EXIT_USAGE
     except KeyboardInterrupt:
-        return _fail("Interrupted; the next start goes on from the newest checkpoint.", 130)
+        report("model.train: interrupted; the next start goes on from the newest checkpoint")
+        return EXIT_INTERRUPTED
+    return 0
 
 
 def parse(argv):
@@ -64,105 +82,88 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def serve(cluster, options):
-    """Is a ps or a worker until training has ended."""
-    from model import cluster as cluster_module
+def lead(config, here, options):
+    """Trains: as the chief of the cluster `here`, or alone where that is None."""
+    vocabulary, split = _open_data(options)
+    state = _open_run(options.workdir, config, vocabulary, split)
+    if state and state["samples"] >= config.train.samples:
+        report(f"{options.workdir} is trained already: {state['samples']:,} images.")
+        run_folder.mark_completed(options.workdir, state)
+        return
 
-    cluster_module.serve(cluster, options.workdir)
-    _leave(0)
+    coordinator = _start_tensorflow(here)
+    network, store = _build(config, here, vocabulary, split, state)
+
+    from model import async_trainer
+
+    executor = async_trainer.make_executor(config, network, store, split, here, coordinator)
+    end = async_trainer.train(
+        config,
+        store,
+        executor,
+        options.workdir,
+        run_folder.class_list_hash(vocabulary),
+        seconds_before=state["seconds"] if state else 0.0,
+    )
+    run_folder.mark_completed(options.workdir, end)
+    report(
+        f"Trained on {end['samples']:,} images in {end['step']:,} steps and "
+        f"{end['seconds']:.0f} s: {options.workdir}"
+    )
 
 
-def lead(config, cluster, options):
-    """Trains: as the chief of a cluster, or alone."""
-    # ---- Input ----
-    from model import checkpoint, run_folder
-    from model.telemetry import report
-    from pipeline import metadata
-
+def _open_data(options):
+    """(Vocabulary, Split) to train on."""
     vocabulary = metadata.load_vocabulary(options.data)
     split = metadata.load_split(options.data, options.split)
     if split.num_examples == 0:
-        raise config_module.ConfigError(f"{options.data} has no examples in {options.split!r}.")
+        raise config_module.ConfigError(
+            f"{options.data} has no examples in its split {options.split!r}: nothing to train on."
+        )
+    report(f"{options.data}: {split.num_examples:,} images, {len(vocabulary):,} classes")
+    return vocabulary, split
 
-    # ---- Run folder ----
-    run_folder.prepare(options.workdir, config, vocabulary, split.class_counts, report)
-    classes = run_folder.class_list_hash(vocabulary)
-    state = checkpoint.load_newest(options.workdir, report)
-    if state and state["samples"] >= config.train.samples:
-        report(f"{options.workdir} is trained already: {state['samples']:,} images.")
-        run_folder.mark_completed(options.workdir, state["step"], state["samples"], 0.0)
-        return 0
-    run_folder.clear_completed(options.workdir)
-    report(f"{split.num_examples:,} images, {len(vocabulary):,} classes; starting TensorFlow")
 
-    # ---- Cluster ----
-    quiet.start_tensorflow(*cluster.threads() if cluster else ())
-    import keras
+def _open_run(run_dir, config, vocabulary, split):
+    """Prepares the run's folder; returns the state to go on from, or None."""
+    run_folder.prepare(run_dir, config, vocabulary, split.class_counts, report)
+    state = checkpoint.load_newest(run_dir, report)
+    if not state or state["samples"] < config.train.samples:
+        run_folder.clear_completed(run_dir)
+    return state
+
+
+def _start_tensorflow(here):
+    """Starts the runtime and, in a cluster, waits for its servers; returns its coordinator."""
+    quiet.start_tensorflow(*here.threads() if here else ())
+    if not here:
+        return None
+    cluster.wait_for_servers(here, report)
     import tensorflow as tf
 
-    from model import async_trainer, heads, zoo
-    from model import cluster as cluster_module
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    strategy = tf.distribute.ParameterServerStrategy(resolver)
+    return tf.distribute.coordinator.ClusterCoordinator(strategy)
+
+
+def _build(config, here, vocabulary, split, state):
+    """(network, store): the Keras model, and its parameters where they are to live."""
+    import keras
+
+    from model import heads, zoo
     from model.parameter_store import ParameterStore
 
-    coordinator = None
-    if cluster:
-        cluster_module.wait_for_servers(cluster, report)
-        coordinator = tf.distribute.coordinator.ClusterCoordinator(
-            tf.distribute.ParameterServerStrategy(
-                tf.distribute.cluster_resolver.TFConfigClusterResolver()
-            )
-        )
-
-    # ---- Network and parameters ----
     keras.utils.set_random_seed(config.train.seed)
-    network = zoo.build(
-        config,
-        len(vocabulary),
-        bias=heads.prior_bias(split.class_counts, split.num_examples),
-        dtype=config.train.compute_dtype,
-    )
-    store = ParameterStore(config, network, cluster and cluster.ps_devices)
+    bias = heads.prior_bias(split.class_counts, split.num_examples)
+    network = zoo.build(config, len(vocabulary), bias=bias, dtype=config.train.compute_dtype)
+    store = ParameterStore(config, network, here and here.ps_devices)
     report(f"{config.network.name}: {network.count_params():,} parameters")
     for line in store.describe():
         report("  " + line)
     if state:
         store.restore(state)
         report(f"Going on from step {state['step']:,}, {state['samples']:,} images")
-
-    # ---- Loop ----
-    take_steps = async_trainer.steps_function(config, network, store)
-    dataset_fn = async_trainer.dataset_function(config, split.shard_paths)
-    if cluster:
-        executor = async_trainer.OnCluster(
-            cluster, coordinator, take_steps, dataset_fn, config.train.steps_per_closure
-        )
-    else:
-        executor = async_trainer.InProcess(take_steps, dataset_fn)
-    try:
-        step, samples, seconds = async_trainer.train(
-            config, store, executor, options.workdir, classes
-        )
-    except async_trainer.TrainingError as error:
-        _fail(error, EXIT_USAGE)
-        _leave(EXIT_USAGE)
-    except ClusterError as error:
-        _fail(error, EXIT_TRY_AGAIN)
-        _leave(EXIT_TRY_AGAIN)
-
-    # ---- End ----
-    run_folder.mark_completed(options.workdir, step, samples, seconds)
-    report(f"Trained {samples:,} images in {step:,} steps and {seconds:.0f} s: {options.workdir}")
-    _leave(0)
-
-
-def _is_for_users(error):
-    """Whether the message alone says it all: errors of this project's own, not of a library."""
-    return type(error).__module__.split(".")[0] in ("model", "pipeline")
-
-
-def _fail(message, exit_code):
-    print(f"model.train: {message}", file=sys.stderr, flush=True)
-    return exit_code
+    return network, store
 
 
 def _leave(exit_code):
@@ -173,4 +174,9 @@ def _leave(exit_code):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        exit_code = main()
+    except Exception:
+        traceback.print_exc()
+        exit_code = EXIT_BUG
+    _leave(exit_code)

@@ -4,8 +4,6 @@ Each process gets TF_CONFIG with ports on the loopback interface and a log in RU
 output goes to the terminal too. No process outlives this one, however it ends.
 """
 
-import contextlib
-import ctypes
 import dataclasses
 import json
 import os
@@ -17,10 +15,9 @@ import threading
 import time
 from pathlib import Path
 
-from model.cluster import EXIT_TRY_AGAIN
+from model.launch import processes
 from model.telemetry import report
-
-STOP_TIMEOUT = 10.0  # seconds between SIGTERM and SIGKILL
+from model.train import EXIT_INTERRUPTED, EXIT_TRY_AGAIN
 
 
 @dataclasses.dataclass
@@ -43,7 +40,7 @@ def launch(num_workers, num_ps, max_restarts, run_dir, train_arguments):
     starting again may help (exit code 75), all start again from the newest checkpoint.
     """
     restarts = _Restarts(run_dir, max_restarts)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    processes.raise_interrupt_on_sigterm()
     try:
         while True:
             cluster = _LocalCluster(num_workers, num_ps, run_dir, train_arguments, restarts)
@@ -53,9 +50,7 @@ def launch(num_workers, num_ps, max_restarts, run_dir, train_arguments):
                 return exit_code
     except KeyboardInterrupt:
         report("model.launch: interrupted; all processes are stopped")
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        return EXIT_INTERRUPTED
 
 
 class _Restarts:
@@ -144,29 +139,15 @@ class _LocalCluster:
             {"cluster": self._addresses, "task": {"type": role, "index": index}}
         )
         command = [sys.executable, "-m", "model.train", *self._arguments]
-        log = open(self._run_dir / "logs" / f"{role}-{index}.log", "ab")  # noqa: SIM115
-        with log:
-            if role != "chief":
-                return subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent,
-                )
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
-        threading.Thread(target=_tee, args=(process.stdout, log.name), daemon=True).start()
-        return process
+        log_path = self._run_dir / "logs" / f"{role}-{index}.log"
+        # A session of its own: Ctrl-C reaches the launcher alone, which ends them in order.
+        options = {"env": environment, "stderr": subprocess.STDOUT, "start_new_session": True}
+        if role != "chief":
+            with open(log_path, "ab") as log:
+                return processes.start(command, stdout=log, **options)
+        chief = processes.start(command, stdout=subprocess.PIPE, **options)
+        threading.Thread(target=_tee, args=(chief.stdout, log_path), daemon=True).start()
+        return chief
 
     def _let_servers_end(self, chief_exit_code):
         """After a completed training the servers end by themselves; gives them a moment to."""
@@ -177,17 +158,7 @@ class _LocalCluster:
             time.sleep(0.1)
 
     def _stop(self):
-        alive = [m for m in self._members if m.process.poll() is None]
-        for member in alive:
-            member.process.terminate()
-        deadline = time.monotonic() + STOP_TIMEOUT
-        for member in alive:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                member.process.wait(max(0.0, deadline - time.monotonic()))
-        for member in alive:
-            if member.process.poll() is None:
-                member.process.kill()
-                member.process.wait()
+        processes.stop([member.process for member in self._members])
 
 
 def _tee(stream, log_path):
@@ -210,17 +181,6 @@ def _free_ports(count):
     finally:
         for candidate in sockets:
             candidate.close()
-
-
-def _die_with_parent():
-    """Runs in a new process: the kernel kills it when its parent dies, even of SIGKILL (Linux)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def _interrupt(signum, frame):
-    raise KeyboardInterrupt
 
 
 def _describe(exit_code):

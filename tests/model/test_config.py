@@ -1,0 +1,69 @@
+"""Presets, overrides, and what a wrong one is told."""
+
+import pytest
+
+from model import config as config_module
+from model.config import ConfigError
+
+
+@pytest.mark.parametrize("name", config_module.preset_names())
+def test_every_preset_loads_and_survives_being_written_and_read(name, tmp_path):
+    config = config_module.load_preset(name)
+    (tmp_path / "config.toml").write_text(config_module.to_toml(config))
+    assert config_module.read(tmp_path / "config.toml") == config
+
+
+def test_the_jft_preset_holds_the_papers_numbers():
+    config = config_module.load_preset("jft")
+    assert config.network.middle_modules == 8  # figure 5
+    assert config.input.image_size == 299  # figure 5
+    assert config.optimizer.learning_rate == 0.001  # section 4.2
+    assert config.optimizer.momentum == 0.9  # section 4.2
+    assert config.optimizer.decay_rate == 0.9  # section 4.2
+    assert config.optimizer.decay_every == 3_000_000  # section 4.2
+    assert config.optimizer.weight_decay == 1e-5  # section 4.3
+    assert config.train.samples == 30_000_000 * config.input.batch_size  # section 4.5.1
+
+
+def test_overrides_are_parsed_as_their_fields_types():
+    config = config_module.load_preset(
+        "demo",
+        ["optimizer.learning_rate=1", "train.wire_dtype=bfloat16", "input.flip=false"],
+    )
+    assert config.optimizer.learning_rate == 1.0
+    assert isinstance(config.optimizer.learning_rate, float)
+    assert config.train.wire_dtype == "bfloat16"
+    assert config.input.flip is False
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.learningrate=1", "Did you mean 'learning_rate'"),
+        ("optimiser.learning_rate=1", "Did you mean 'optimizer'"),
+        ("optimizer.learning_rate", "section.field=value"),
+        ("optimizer.learning_rate=fast", "must be a number. Received: 'fast'"),
+        ("optimizer.learning_rate=0", "must be above zero. Received: 0.0"),
+        ("optimizer.learning_rate=nan", "must be above zero. Received: nan"),
+        ("train.ema_decay=1.5", "must be between 0 and 1. Received: 1.5"),
+        ("train.samples=1.5", "must be an integer. Received: 1.5"),
+        ("input.batch_size=true", "must be an integer. Received: True"),
+        ("train.wire_dtype=float64", "must be one of"),
+        ("input.image_size=-1", "must be above zero. Received: -1"),
+    ],
+)
+def test_an_unusable_override_is_refused_in_words(override, message):
+    with pytest.raises(ConfigError) as error:
+        config_module.load_preset("demo", [override])
+    assert message in str(error.value)
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'demo'"):
+        config_module.load_preset("dmeo")
+
+
+def test_differences_name_the_fields_and_both_values():
+    one = config_module.load_preset("demo", ["train.samples=10"])
+    other = config_module.load_preset("demo", ["train.samples=20"])
+    assert config_module.differences(one, other) == ["train.samples: 10, was 20"]

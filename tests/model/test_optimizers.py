@@ -1,0 +1,52 @@
+"""Schedules and RMSprop, worked by hand."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import config as config_module
+from model import optimizers
+
+
+def _rate(step, samples, **optimizer):
+    config = config_module.from_dict({"optimizer": optimizer, "train": {"samples": 1000}})
+    return float(optimizers.learning_rate(config, tf.constant(step), tf.constant(samples)))
+
+
+def test_the_papers_decay_counts_in_the_unit_that_the_preset_names():
+    step, samples = 30_000_000, 960_000_000
+    by_steps = _rate(step, samples, schedule_unit="steps")
+    by_samples = _rate(step, samples, schedule_unit="samples")
+    assert by_steps == pytest.approx(0.001 * 0.9**10)
+    assert by_samples == pytest.approx(0.001 * 0.9**320)
+    assert by_samples < 1e-17  # why the JFT preset counts steps
+
+
+def test_a_staircase_holds_the_rate_between_two_decays():
+    decay = {"decay_every": 100.0, "decay_rate": 0.5}
+    assert _rate(0, 99, **decay) == pytest.approx(0.001)
+    assert _rate(0, 100, **decay) == pytest.approx(0.0005)
+    assert _rate(0, 250, **decay, staircase=False) == pytest.approx(0.001 * 0.5**2.5)
+
+
+def test_warmup_and_decay_over_the_whole_run():
+    run = {"schedule_unit": "run", "warmup": 0.1, "decay_rate": 0.01, "decay_every": 1.0}
+    assert _rate(0, 0, **run, staircase=False) == 0.0
+    assert _rate(0, 50, **run, staircase=False) == pytest.approx(0.001 * 0.01**0.05 * 0.5)
+    assert _rate(0, 1000, **run, staircase=False) == pytest.approx(0.00001)
+
+
+def test_two_rmsprop_steps_by_hand():
+    config = config_module.OptimizerConfig(rho=0.9, momentum=0.8, epsilon=0.1)
+    value, square, momentum = tf.Variable([1.0]), tf.Variable([0.0]), tf.Variable([0.0])
+    for gradient in (2.0, -1.0):
+        optimizers.apply_rmsprop(
+            config, value, square, momentum, tf.constant([gradient]), tf.constant(0.5)
+        )
+    # Step 1: ms = 0.1 * 4 = 0.4;          mom = 0.5 * 2 / sqrt(0.5)
+    # Step 2: ms = 0.9 * 0.4 + 0.1 = 0.46; mom = 0.8 * mom - 0.5 / sqrt(0.56)
+    first = 1.0 / np.sqrt(0.5)
+    second = 0.8 * first - 0.5 / np.sqrt(0.56)
+    assert square.numpy()[0] == pytest.approx(0.46)
+    assert momentum.numpy()[0] == pytest.approx(second, rel=1e-5)
+    assert value.numpy()[0] == pytest.approx(1.0 - first - second, rel=1e-5)

@@ -1,0 +1,169 @@
+"""The store's layout, placement and arithmetic, worked out in numpy."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import config as config_module
+from model import parameter_store, zoo
+from model.parameter_store import Layout, ParameterStore, Pulled, Tensor, place
+
+
+@pytest.fixture(scope="module")
+def config():
+    return config_module.load_preset(
+        "demo",
+        ["optimizer.weight_decay=0.5", "train.ema_decay=0.9", "optimizer.warmup=0"],
+    )
+
+
+def _network():
+    """Two kernels, their biases, and batch normalization's four vectors."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(3, 2, name="conv")(inputs)
+    x = keras.layers.BatchNormalization(name="bn")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(5, name="head")(x))
+
+
+def test_kernels_are_decayed_and_nothing_else_is():
+    layout = Layout.of(_network())
+    assert {t.path for t in layout.decayed} == {"conv/kernel", "head/kernel"}
+    assert {t.path for t in layout.plain} == {"conv/bias", "bn/gamma", "bn/beta", "head/bias"}
+    assert {t.path for t in layout.statistics} == {"bn/moving_mean", "bn/moving_variance"}
+
+
+def test_flatten_and_unflatten_are_inverse():
+    network = _network()
+    layout = Layout.of(network)
+    values = {v.path: np.asarray(v) for v in network.variables}
+    restored = layout.unflatten(layout.flatten(values))
+    assert restored.keys() == values.keys()
+    for path, value in values.items():
+        np.testing.assert_array_equal(restored[path], value)
+
+
+@pytest.mark.parametrize("num_ps", range(1, 17))
+def test_xception_with_17000_classes_is_spread_evenly(num_ps):
+    layout = Layout(
+        # 22.9M parameters less the head of 1,000 classes, and the head of 17,000.
+        decayed=(Tensor("base", (20_752_424,)), Tensor("head/kernel", (2048, 17_000))),
+        plain=(Tensor("gammas", (54_528,)), Tensor("head/bias", (17_000,))),
+        statistics=(Tensor("moving", (54_528,)),),
+    )
+    placements = place(layout, [f"ps{i}" for i in range(num_ps)])
+    loads = {}
+    for placement in placements:
+        loads[placement.device] = loads.get(placement.device, 0) + placement.size
+    assert len(loads) == num_ps
+    assert max(loads.values()) / min(loads.values()) <= 1.1
+    assert sum(loads.values()) == 20_752_424 + 2048 * 17_000 + 17_000 + 2 * 54_528
+    assert max(p.size for p in placements) <= parameter_store.MAX_BLOCK
+
+
+def test_one_push_is_decayed_rmsprop_with_polyak_averages_and_added_statistics(config):
+    network = _network()
+    store = ParameterStore(config, network)
+    before = store.export()["parameters"]
+    random = np.random.default_rng(0)
+    gradients = {
+        v.path: random.normal(size=v.shape).astype(np.float32) for v in network.trainable_variables
+    }
+    pulled = store.pull()
+    np.testing.assert_array_equal(pulled.trainable[0], before["conv/kernel"])
+    store.push(
+        pulled,
+        [tf.constant(gradients[v.path]) for v in network.trainable_variables],
+        [statistic + 0.25 for statistic in pulled.statistics],
+        tf.constant(32, tf.int64),
+        tf.constant(7.0),
+    )
+    after = store.export()
+
+    o, rate = config.optimizer, 0.001
+    for path, gradient in gradients.items():
+        if path.endswith("kernel"):
+            gradient = gradient + 0.5 * before[path]
+        mean_square = (1 - o.rho) * gradient**2
+        expected = before[path] - rate * gradient / np.sqrt(mean_square + o.epsilon)
+        np.testing.assert_allclose(after["parameters"][path], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(after["mean_square"][path], mean_square, rtol=1e-5)
+        # At step 0 the ramp gives min(0.9, 1 / 10): the average moves 9/10 of the way.
+        average = before[path] + 0.9 * (expected - before[path])
+        np.testing.assert_allclose(after["ema"][path], average, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        after["parameters"]["bn/moving_mean"], before["bn/moving_mean"] + 0.25, rtol=1e-6
+    )
+    assert store.progress() == (1, 32, 7.0, 0.0)
+
+
+def test_statistics_of_two_workers_are_added_not_overwritten(config):
+    network = _network()
+    store = ParameterStore(config, network)
+    start = store.export()["parameters"]["bn/moving_mean"]
+    pulls = [store.pull(), store.pull()]
+    for pulled, change in zip(pulls, (1.0, 10.0), strict=True):
+        zeros = [tf.zeros_like(value) for value in pulled.trainable]
+        statistics = [statistic + change for statistic in pulled.statistics]
+        store.push(pulled, zeros, statistics, tf.constant(8, tf.int64), tf.constant(0.0))
+    np.testing.assert_allclose(store.export()["parameters"]["bn/moving_mean"], start + 11.0)
+    assert store.progress()[:2] == (2, 16)
+    assert store.progress()[3] == 1.0  # the second push was one step behind
+
+
+def test_what_is_exported_restores_into_another_store_over_other_devices(config, monkeypatch):
+    monkeypatch.setattr(parameter_store, "MIN_BLOCK", 1)
+    network = _network()
+    one = ParameterStore(config, network)
+    pulled = one.pull()
+    one.push(
+        pulled,
+        [tf.ones_like(value) for value in pulled.trainable],
+        pulled.statistics,
+        tf.constant(3, tf.int64),
+        tf.constant(1.0),
+    )
+    state = one.export()
+    other = ParameterStore(config, _network(), ["/device:CPU:0", "/cpu:0"])
+    other.restore(state)
+    restored = other.export()
+    assert restored["step"] == 1
+    assert restored["samples"] == 3
+    for kind in ("parameters", "ema", "mean_square", "momentum"):
+        assert restored[kind].keys() == state[kind].keys()
+        for path, value in state[kind].items():
+            np.testing.assert_array_equal(restored[kind][path], value)
+
+
+def test_over_a_bfloat16_wire_parameters_and_gradients_are_rounded_and_statistics_are_not():
+    config = config_module.load_preset("demo", ["train.wire_dtype=bfloat16"])
+    network = _network()
+    store = ParameterStore(config, network, ["/device:CPU:0"])
+    exact = store.export()["parameters"]
+    pulled = store.pull()
+    kernel = exact["conv/kernel"]
+    rounded = tf.cast(tf.cast(kernel, tf.bfloat16), tf.float32).numpy()
+    assert not np.array_equal(kernel, rounded)
+    np.testing.assert_array_equal(pulled.trainable[0], rounded)
+    np.testing.assert_array_equal(pulled.statistics[0], exact["bn/moving_mean"])
+
+
+def test_pulling_gives_tensors_in_the_networks_order(config):
+    network = zoo.build(config, 7)
+    pulled = ParameterStore(config, network).pull()
+    assert isinstance(pulled, Pulled)
+    for value, variable in zip(pulled.trainable, network.trainable_variables, strict=True):
+        np.testing.assert_array_equal(value, np.asarray(variable))
+    for value, variable in zip(pulled.statistics, network.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(value, np.asarray(variable))
+
+
+def test_a_bytes_line_tells_what_a_step_moves():
+    config = config_module.load_preset("demo", ["train.wire_dtype=bfloat16"])
+    network = _network()
+    lines = ParameterStore(config, network, ["/device:CPU:0"]).describe()
+    # 24 + 3 + 6 + 15 + 5 trainable values of 2 bytes and 6 statistics of 4, both ways.
+    assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == 53
+    assert any("a step moves 0.0 MB" in line and "bfloat16" in line for line in lines)
