@@ -112,14 +112,14 @@ def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0)
         progress = store.progress()
         telemetry = Telemetry(config, run_dir, progress, rate, seconds_before)
         last_checkpoint = last_step_at = time.monotonic()
-        while progress[1] < config.train.samples:
-            step, samples = progress[:2]
-            missing = config.train.samples - samples
-            executor.advance(step, step + -(-missing // config.input.batch_size))
+        while progress.samples < config.train.samples:
+            step = progress.step
+            steps_missing = -(-(config.train.samples - progress.samples) // config.input.batch_size)
+            executor.advance(step, step + steps_missing)
             progress = store.progress()
             telemetry.update(progress)
             now = time.monotonic()
-            if progress[0] > step:
+            if progress.step > step:
                 last_step_at = now
             elif now - last_step_at > config.train.stall_timeout:
                 raise ClusterError(
@@ -133,7 +133,11 @@ def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0)
         progress = store.progress()
         telemetry.update(progress, final=True)
         save()
-    return {"step": progress[0], "samples": progress[1], "seconds": telemetry.seconds}
+    return {
+        "step": progress.step,
+        "samples": progress.samples,
+        "seconds": telemetry.seconds,
+    }
 
 
 def _check_finite(parameters):

@@ -73,7 +73,7 @@ def random_resized_crop(jpeg, size, min_area, flip):
         aspect_ratio_range=(3 / 4, 4 / 3),
     )
     window = tf.concat([begin[:2], crop_size[:2]], axis=0)
-    image = _resize(tf.image.decode_and_crop_jpeg(jpeg, window, channels=3), size)
+    image = _decode_crop(jpeg, window, size)
     return tf.image.random_flip_left_right(image) if flip else image
 
 
@@ -84,7 +84,7 @@ def central_crop(jpeg, size, share):
     side = tf.cast(tf.round(tf.cast(tf.minimum(height, width), tf.float32) * share), tf.int32)
     side = tf.maximum(side, 1)
     window = tf.stack([(height - side) // 2, (width - side) // 2, side, side])
-    return _resize(tf.image.decode_and_crop_jpeg(jpeg, window, channels=3), size)
+    return _decode_crop(jpeg, window, size)
 
 
 def _training_example(settings, record):
@@ -108,7 +108,9 @@ def _parse(record):
     return parsed
 
 
-def _resize(image, size):
+def _decode_crop(jpeg, window, size):
+    # TensorFlow's default DCT, the fast one, turns some white pixels of sharp images black.
+    image = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, dct_method="INTEGER_ACCURATE")
     image = tf.image.resize(image, [size, size], antialias=False)
     image.set_shape([size, size, 3])
     return image / 127.5 - 1.0

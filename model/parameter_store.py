@@ -17,6 +17,7 @@ Each segment of the flat layout has a rule of its own:
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -26,8 +27,9 @@ from model import optimizers
 MAX_BLOCK = 1 << 24  # elements: 64 MB of float32, so that casting and sending overlap
 MIN_BLOCK = 1 << 16  # a smaller segment is not worth a message to every ps
 
-STEP, SAMPLES = 0, 1  # entries of the counter vector
-LOSS, STALENESS = 0, 1  # entries of the vector of running sums
+# Entries of the counter vector. One vector, so that all of a step is counted or nothing of it;
+# float64, which counts integers exactly up to 9e15.
+STEP, SAMPLES, LOSS_SUM, PULLED_STEP_SUM = range(4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +182,15 @@ class Pulled:
     samples: tf.Tensor  # int64
 
 
+class Progress(NamedTuple):
+    """The store's counters."""
+
+    step: int  # updates applied
+    samples: int  # images in them
+    loss_sum: float  # of the updates since the store was made or restored
+    staleness_sum: float  # of the same: updates by others between an update's pull and its push
+
+
 class ParameterStore:
     """Parameters, optimizer slots, Polyak averages and counters of one training run.
 
@@ -199,8 +210,7 @@ class ParameterStore:
         self._statistics_order = [v.path for v in network.non_trainable_variables]
         self._blocks = [_Block(placement) for placement in place(self.layout, devices)]
         with tf.device(devices[0]):
-            self._counters = tf.Variable([0, 0], dtype=tf.int64)
-            self._sums = tf.Variable([0.0, 0.0], dtype=tf.float64)
+            self._counters = tf.Variable(tf.zeros([4], tf.float64))
         initial = {v.path: np.asarray(v) for v in network.variables}
         self.restore({"parameters": initial, "ema": initial, "step": 0, "samples": 0})
 
@@ -221,8 +231,8 @@ class ParameterStore:
         return Pulled(
             trainable=[tensors[path] for path in self._trainable_order],
             statistics=[tensors[path] for path in self._statistics_order],
-            step=counters[STEP],
-            samples=counters[SAMPLES],
+            step=tf.cast(counters[STEP], tf.int64),
+            samples=tf.cast(counters[SAMPLES], tf.int64),
         )
 
     def push(self, pulled, gradients, statistics, batch_size, loss):
@@ -232,7 +242,7 @@ class ParameterStore:
             pulled: what the step started from.
             gradients: tensors in the order of pulled.trainable.
             statistics: the new statistics, in the order of pulled.statistics.
-            batch_size: int64 scalar, images in the step.
+            batch_size: integer scalar, images in the step.
             loss: float32 scalar, for the progress line.
         """
         updates = dict(zip(self._trainable_order, gradients, strict=True))
@@ -253,10 +263,9 @@ class ParameterStore:
                     piece = tf.cast(piece, self._wire_dtype)
                 block.apply(self._config, piece, rate, ema_decay)
 
+        counts = [tf.cast(value, tf.float64) for value in (1, batch_size, loss, pulled.step)]
         with tf.device(self._counters.device):
-            counters = self._counters.assign_add([1, batch_size], read_value=True)
-            staleness = tf.cast(counters[STEP] - 1 - pulled.step, tf.float64)
-            self._sums.assign_add(tf.stack([tf.cast(loss, tf.float64), staleness]))
+            self._counters.assign_add(tf.stack(counts), read_value=False)
 
     def _ramped_ema_decay(self, step):
         """min(decay, (1 + n) / (10 + n)): young averages forget the random start quickly."""
@@ -266,10 +275,9 @@ class ParameterStore:
     # ---- Called by the chief ----
 
     def progress(self):
-        """(steps, samples, sum of the steps' losses, sum of their staleness) so far."""
-        step, samples = self._counters.numpy()
-        loss, staleness = self._sums.numpy()
-        return int(step), int(samples), float(loss), float(staleness)
+        """A `Progress`: what has been counted so far."""
+        step, samples, loss_sum, pulled_step_sum = self._counters.numpy()
+        return Progress(int(step), int(samples), loss_sum, _sum_below(step) - pulled_step_sum)
 
     def export(self):
         """Everything that a checkpoint holds, as numpy arrays by name.
@@ -279,8 +287,8 @@ class ParameterStore:
         consistent in itself, and blocks are as far apart as two workers' steps are anyway. The
         counters are read first, so that a resumed run repeats steps rather than skipping them.
         """
-        step, samples, _, _ = self.progress()
-        state = {"step": step, "samples": samples}
+        progress = self.progress()
+        state = {"step": progress.step, "samples": progress.samples}
         for kind, attribute in _STATE.items():
             vectors = {}
             for name, _ in self.layout.segments():
@@ -310,7 +318,8 @@ class ParameterStore:
                 if hasattr(block, attribute):
                     piece = vectors[block.segment][start : start + block.size]
                     getattr(block, attribute).assign(piece)
-        self._counters.assign([state["step"], state["samples"]])
+        step, samples = state["step"], state["samples"]
+        self._counters.assign([step, samples, 0.0, _sum_below(step)])
 
     def describe(self):
         """Lines that say what lies where, and how many bytes a step moves."""
@@ -345,6 +354,11 @@ _STATE = {
     "mean_square": "mean_square",
     "momentum": "momentum",
 }
+
+
+def _sum_below(step):
+    """0 + 1 + ... + (step - 1): what PULLED_STEP_SUM would be if no update had been stale."""
+    return step * (step - 1) / 2
 
 
 def _with_zeros(layout, values):

@@ -37,20 +37,19 @@ class Telemetry:
 
     def update(self, progress, final=False):
         """Logs if it is time to, or if this is the `final` call."""
-        now = time.monotonic()
+        now, last = time.monotonic(), self._last
         interval = now - self._last_time
-        steps = progress[0] - self._last[0]
+        steps = progress.step - last.step
         if steps <= 0 or not (final or interval >= self._config.train.log_every):
             return
-        step, samples, loss, staleness = progress
         metrics = {
-            "step": step,
-            "samples": samples,
+            "step": progress.step,
+            "samples": progress.samples,
             "seconds": round(self.seconds, 2),
-            "train/loss": (loss - self._last[2]) / steps,
-            "train/learning_rate": self._learning_rate(step, samples),
-            "train/images_per_second": (samples - self._last[1]) / interval,
-            "train/staleness": (staleness - self._last[3]) / steps,
+            "train/loss": (progress.loss_sum - last.loss_sum) / steps,
+            "train/learning_rate": self._learning_rate(progress.step, progress.samples),
+            "train/images_per_second": (progress.samples - last.samples) / interval,
+            "train/staleness": (progress.staleness_sum - last.staleness_sum) / steps,
         }
         self._last, self._last_time = progress, now
         with open(self._path, "a") as file:
@@ -60,7 +59,7 @@ class Telemetry:
     def _line(self, metrics):
         total = self._config.train.samples
         here = self.seconds - self._seconds_before
-        speed = (metrics["samples"] - self._first[1]) / max(here, 1e-9)
+        speed = (metrics["samples"] - self._first.samples) / max(here, 1e-9)
         left = max(0, total - metrics["samples"]) / max(speed, 1e-9)
         return (
             f"step {metrics['step']:>7,}  {metrics['samples']:>9,} of {total:,} images"

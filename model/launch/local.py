@@ -17,7 +17,7 @@ from pathlib import Path
 
 from model.launch import processes
 from model.telemetry import report
-from model.train import EXIT_INTERRUPTED, EXIT_TRY_AGAIN
+from model.train import EXIT_INTERRUPTED, EXIT_TRY_AGAIN, EXIT_USAGE
 
 
 @dataclasses.dataclass
@@ -127,6 +127,9 @@ class _LocalCluster:
                 if (self._run_dir / "completed.json").exists() and exit_code == 0:
                     continue
                 report(f"model.launch: {member.name} ended with {_describe(exit_code)}")
+                if exit_code == EXIT_USAGE:  # starting it again would end in the same way
+                    report(f"model.launch: its log says: {self._last_line(member)}")
+                    return exit_code
                 if member.role == "ps" or not self._restarts.allow(member.name):
                     return EXIT_TRY_AGAIN
                 member.process = self._start(member.role, member.index)
@@ -139,7 +142,7 @@ class _LocalCluster:
             {"cluster": self._addresses, "task": {"type": role, "index": index}}
         )
         command = [sys.executable, "-m", "model.train", *self._arguments]
-        log_path = self._run_dir / "logs" / f"{role}-{index}.log"
+        log_path = self._log_path(role, index)
         # A session of its own: Ctrl-C reaches the launcher alone, which ends them in order.
         options = {"env": environment, "stderr": subprocess.STDOUT, "start_new_session": True}
         if role != "chief":
@@ -148,6 +151,13 @@ class _LocalCluster:
         chief = processes.start(command, stdout=subprocess.PIPE, **options)
         threading.Thread(target=_tee, args=(chief.stdout, log_path), daemon=True).start()
         return chief
+
+    def _log_path(self, role, index):
+        return self._run_dir / "logs" / f"{role}-{index}.log"
+
+    def _last_line(self, member):
+        lines = self._log_path(member.role, member.index).read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "nothing"
 
     def _let_servers_end(self, chief_exit_code):
         """After a completed training the servers end by themselves; gives them a moment to."""

@@ -110,7 +110,7 @@ def test_statistics_of_two_workers_are_added_not_overwritten(config):
         store.push(pulled, zeros, statistics, tf.constant(8, tf.int64), tf.constant(0.0))
     np.testing.assert_allclose(store.export()["parameters"]["bn/moving_mean"], start + 11.0)
     assert store.progress()[:2] == (2, 16)
-    assert store.progress()[3] == 1.0  # the second push was one step behind
+    assert store.progress().staleness_sum == 1.0  # the second push was one step behind
 
 
 def test_what_is_exported_restores_into_another_store_over_other_devices(config, monkeypatch):

@@ -1,0 +1,162 @@
+"""Training in one process: it learns, resumes, predicts, and says in words what is wrong."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from model import checkpoint, predict, train
+
+SMALL = (
+    "--preset=demo",
+    "--set=network.width=0.1",
+    "--set=network.middle_modules=0",
+    "--set=input.batch_size=8",
+    "--set=input.image_size=48",
+    "--set=train.steps_per_closure=2",
+    "--set=train.checkpoint_every=2",
+    "--set=train.log_every=0.5",
+)
+
+
+def _train(shards, run, *more):
+    return train.main([*SMALL, f"--data={shards}", f"--workdir={run}", *more])
+
+
+@pytest.fixture(scope="module")
+def run(shards, tmp_path_factory):
+    """A finished run of 1,600 images."""
+    folder = tmp_path_factory.mktemp("run")
+    assert _train(shards, folder, "--set=train.samples=1600") == 0
+    return folder
+
+
+def _metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_falls(run):
+    losses = [metrics["train/loss"] for metrics in _metrics(run)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_counters_say_what_was_trained(run):
+    state = checkpoint.read_state(checkpoint.list_checkpoints(run)[-1].path)
+    assert (state["step"], state["samples"]) == (200, 1600)
+    assert json.loads((run / "completed.json").read_text())["samples"] == 1600
+
+
+def test_a_finished_run_is_not_trained_again(run, shards, capfd):
+    before = checkpoint.list_checkpoints(run)
+    assert _train(shards, run, "--set=train.samples=1600") == 0
+    assert "is trained already" in capfd.readouterr().err
+    assert checkpoint.list_checkpoints(run) == before
+
+
+def test_more_samples_go_on_from_the_newest_checkpoint(shards, tmp_path, capfd):
+    assert _train(shards, tmp_path, "--set=train.samples=160") == 0
+    assert _train(shards, tmp_path, "--set=train.samples=320") == 0
+    error = capfd.readouterr().err
+    assert "Going on from step 20, 160 images" in error
+    assert "train.samples: 320, was 160" in error
+    assert checkpoint.list_checkpoints(tmp_path)[-1].step == 40
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(shards, tmp_path, capfd):
+    assert _train(shards, tmp_path, "--set=train.samples=80") == 0
+    assert _train(shards, tmp_path, "--set=train.samples=160") == 0
+    newest = checkpoint.list_checkpoints(tmp_path)[-1]
+    with open(f"{newest.path}/parameters.safetensors", "r+b") as file:
+        file.truncate(1000)
+    assert _train(shards, tmp_path, "--set=train.samples=240") == 0
+    error = capfd.readouterr().err
+    assert f"damaged checkpoint: {newest.path}/parameters.safetensors" in error
+    assert "Going on from step 10, 80 images" in error
+
+
+def test_another_network_is_refused_in_an_old_folder(run, shards, capfd):
+    assert _train(shards, run, "--set=network.width=0.2") == 2
+    assert "another network (network.width: 0.2, was 0.1)" in capfd.readouterr().err
+
+
+def test_a_diverging_run_ends_with_advice_and_keeps_finite_checkpoints(shards, tmp_path, capfd):
+    exit_code = _train(
+        shards, tmp_path, "--set=optimizer.learning_rate=1e30", "--set=optimizer.warmup=0"
+    )
+    assert exit_code == 2
+    assert "optimizer.learning_rate" in capfd.readouterr().err
+    for saved in checkpoint.list_checkpoints(tmp_path):
+        for value in checkpoint.load(saved.path, "raw").values():
+            assert np.isfinite(value).all()
+
+
+def test_a_run_killed_in_the_middle_goes_on_from_its_checkpoint(shards, tmp_path):
+    command = [sys.executable, "-m", "model.train", *SMALL]
+    command += [f"--data={shards}", f"--workdir={tmp_path}", "--set=train.samples=100000"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not checkpoint.list_checkpoints(tmp_path):
+            assert time.monotonic() < deadline, "no checkpoint within 120 s"
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+    reached = checkpoint.list_checkpoints(tmp_path)[-1].step
+    assert _train(shards, tmp_path, f"--set=train.samples={(reached + 10) * 8}") == 0
+    assert checkpoint.list_checkpoints(tmp_path)[-1].step == reached + 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data=/nowhere"], "/nowhere"),
+        (["--split=test"], "has no split 'test'"),
+        (["--set=network.name=resnet"], "There is no network 'resnet'"),
+        (["--preset=jtf"], "Did you mean 'jft'"),
+    ],
+)
+def test_wrong_usage_ends_with_one_message_and_code_2(shards, tmp_path, capfd, arguments, message):
+    assert _train(shards, tmp_path, *arguments) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_help_is_there_before_tensorflow_is():
+    code = "import sys, model.train; model.train.main(['--help'])"
+    check = "import atexit, sys; atexit.register(lambda: print('tensorflow' in sys.modules)); "
+    result = subprocess.run(
+        [sys.executable, "-c", check + code], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0
+    assert "example: python -m model.train" in result.stdout
+    assert result.stdout.endswith("False\n")
+
+
+def test_predictions_cover_the_split_and_match_the_network_in_keras(run, shards):
+    predictor = predict.Predictor(run)
+    newest = checkpoint.list_checkpoints(run)[-1]
+    predictor.load(newest.path)
+    batches = list(predictor.predict(shards, "eval", batch_size=25))
+    assert [len(batch.image_ids) for batch in batches] == [25, 25, 10]
+    assert len({image_id for batch in batches for image_id in batch.image_ids}) == 60
+    assert all(batch.logits.shape == (len(batch.images), 191) for batch in batches)
+    assert (predictor.step, predictor.samples) == (200, 1600)
+
+    averaged = np.concatenate([batch.logits for batch in batches])
+    predictor.load(newest.path, "raw")
+    raw = np.concatenate([batch.logits for batch in predictor.predict(shards, "eval")])
+    assert averaged.shape == raw.shape
+    assert not np.allclose(averaged, raw)
+
+
+def test_a_checkpoint_of_another_class_list_is_refused(run, tmp_path):
+    predictor = predict.Predictor(run)
+    state = checkpoint.load(checkpoint.list_checkpoints(run)[-1].path)
+    foreign = checkpoint.save(tmp_path, state, "another list", 5)
+    with pytest.raises(checkpoint.CheckpointError, match="another class list"):
+        predictor.load(foreign.path)
