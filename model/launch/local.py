@@ -90,7 +90,7 @@ class _LocalCluster:
         self._arguments = train_arguments
         self._restarts = restarts
         counts = {"chief": 1, "ps": num_ps, "worker": num_workers}
-        ports = iter(_free_ports(sum(counts.values())))
+        ports = iter(free_ports(sum(counts.values())))
         self._addresses = {
             role: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
             for role, count in counts.items()
@@ -181,7 +181,7 @@ def _tee(stream, log_path):
             sys.stderr.buffer.flush()
 
 
-def _free_ports(count):
+def free_ports(count):
     """Loopback ports that were free a moment ago, all different."""
     sockets = [socket.socket() for _ in range(count)]
     try:
