@@ -1,0 +1,45 @@
+"""Writes images and labels as TFRecord shards that TFDS reads:
+
+    python beam_runner.py --source=manifest --labels=train.csv --images=photos --output=dataset \\
+        --split=train --classes=classes.tsv
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from pipeline import options
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit code: 0 done, 2 wrong usage, 3 too many dead letters, 75 try again."""
+    logging.getLogger().setLevel(logging.ERROR)  # Beam warns of optional packages when imported
+    try:
+        sharding_options, beam_options = options.parse(argv)
+    except options.OptionsError as error:
+        return _fail(error, exit_code=2)
+
+    from pipeline import job, run_state, sharding  # with Beam: two seconds that --help has not
+
+    logging.getLogger().setLevel(logging.WARNING)
+    try:
+        outcome = job.run(sharding_options, beam_options)
+    except (options.OptionsError, run_state.RefusedError) as error:
+        return _fail(error, exit_code=2)
+    except sharding.ShardError as error:
+        return _fail(f"{error}. The same command goes on from here", exit_code=75)
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from here", exit_code=130)
+    print(outcome.text())
+    if outcome.problem:
+        return _fail(outcome.problem, exit_code=3)
+    return 0
+
+
+def _fail(message: object, exit_code: int) -> int:
+    print(f"beam_runner.py: {message}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""The folder that evaluations are written into, and the page that is made from it.
+
+    step-00001200.json    one evaluation; the source of truth
+    report.json           the one that is shown: asked for last, or while watching the highest step
+    examples.json         images with their labels and top predictions, of the same checkpoint
+    history.jsonl         one line an evaluation, in order of steps
+    report.html           made from the files above and the run's metrics.jsonl
+
+Each file is replaced whole, so that readers, and a process that is killed, never see half of one.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+# Two evaluations belong to one history only where these agree.
+_CONDITIONS = ("split", "parameters", "data_fingerprint", "class_weights_sha256", "k")
+
+
+class Results:
+    """The evaluations of one run on one split."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    @property
+    def report_path(self) -> Path:
+        return self.folder / "report.json"
+
+    @property
+    def page_path(self) -> Path:
+        return self.folder / "report.html"
+
+    def history(self, conditions: dict[str, Any]) -> list[dict[str, Any]]:
+        """The evaluations made under the same conditions, in order of steps."""
+        return [
+            line
+            for line in self._all_lines()
+            if all(line.get(key) == conditions[key] for key in _CONDITIONS)
+        ]
+
+    def add(self, report: dict[str, Any], examples: dict[str, Any], show: bool) -> None:
+        """Writes one evaluation; an earlier one of the same step is replaced.
+
+        Args:
+            show: makes it the one that report.json holds and the page is about.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_text(self._step_path(report["step"]), _to_text(report))
+        if show:
+            replace_text(self.folder / "examples.json", _to_text(examples))
+            replace_text(self.report_path, _to_text(report))
+        # Last: what stands in the history is not evaluated again.
+        others = [line for line in self._all_lines() if line["step"] != report["step"]]
+        lines = sorted([*others, _summary(report)], key=lambda line: line["step"])
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        replace_text(self.folder / "history.jsonl", text)
+
+    def report(self) -> dict[str, Any]:
+        """The report that is shown."""
+        return json.loads(self.report_path.read_text())
+
+    def examples(self) -> dict[str, Any]:
+        """The example images of the report that is shown."""
+        return json.loads((self.folder / "examples.json").read_text())
+
+    def step_report(self, step: int) -> dict[str, Any]:
+        """The evaluation of a step."""
+        return json.loads(self._step_path(step).read_text())
+
+    def _step_path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.json"
+
+    def _all_lines(self) -> list[dict[str, Any]]:
+        path = self.folder / "history.jsonl"
+        return read_json_lines(path) if path.exists() else []
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file, one a line.
+
+    Leaves out what is no JSON: a line that is still being written, or that a killed process cut.
+    """
+    objects = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            objects.append(json.loads(line))
+    return objects
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file whole: to a temporary name beside it, flushed, then renamed."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _to_text(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
+    summary = {key: report[key] for key in ("step", "samples", "checkpoint_sha256", *_CONDITIONS)}
+    summary |= {name: metric["value"] for name, metric in report["metrics"].items()}
+    return summary

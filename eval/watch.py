@@ -1,0 +1,117 @@
+"""Evaluates each checkpoint of a run once, while training writes them.
+
+The newest comes first where evaluation falls behind; then those that it passed over. Ends when
+training has ended and every checkpoint that is there has been evaluated. What the results' history
+holds already is not evaluated again.
+"""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from eval import table
+from eval.evaluation_set import EvaluationError
+from eval.evaluator import Evaluator
+from eval.report import write_page
+from eval.results import Results
+from model import checkpoint
+from model.checkpoint import Checkpoint, CheckpointError
+
+_SECONDS_BETWEEN_LOOKS = 2.0
+
+
+class NothingNewError(RuntimeError):
+    """No new checkpoint came in time; the message says what was waited for."""
+
+
+def watch(evaluator: Evaluator, results: Results, timeout: float) -> dict[str, Any]:
+    """Evaluates checkpoints until training has ended; returns the report of the highest step.
+
+    Raises NothingNewError after `timeout` seconds without a new checkpoint, and EvaluationError if
+    training ended and no checkpoint could be evaluated.
+    """
+    workdir = evaluator.workdir
+    finished = _finished(evaluator, results)
+    if finished:
+        _say(f"{results.folder}: {len(finished)} checkpoints are evaluated already")
+        write_page(results, workdir)  # it may have been killed before it came to that
+    deadline = time.monotonic() + timeout
+    while True:
+        # In this order: a checkpoint that is written between the two looks is not missed.
+        training_ended = checkpoint.is_training_complete(workdir)
+        waiting = _waiting(workdir, finished)
+        if waiting:
+            finished.add(waiting[-1].step)
+            _evaluate(evaluator, waiting[-1], results)
+            deadline = time.monotonic() + timeout
+        elif training_ended:
+            break
+        elif time.monotonic() > deadline:
+            raise NothingNewError(
+                f"No new checkpoint in {workdir} for {timeout:g} s, and training has not "
+                "said that it ended. If it still runs, start this command again; it goes on here."
+            )
+        else:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    history = results.history(evaluator.conditions())
+    if not history:
+        raise EvaluationError(f"Training ended, and {workdir} has no usable checkpoint.")
+    return results.step_report(history[-1]["step"])
+
+
+def _finished(evaluator: Evaluator, results: Results) -> set[int]:
+    """The steps that need no evaluation; one that was trained anew since does need it."""
+    evaluated = {
+        line["step"]: line["checkpoint_sha256"] for line in results.history(evaluator.conditions())
+    }
+    for candidate in checkpoint.list_checkpoints(evaluator.workdir):
+        if candidate.step in evaluated:
+            with contextlib.suppress(CheckpointError):  # deleted meanwhile
+                if evaluated[candidate.step] != evaluator.hash_of(candidate):
+                    del evaluated[candidate.step]
+    return set(evaluated)
+
+
+def wait_for_run(workdir: str, timeout: float) -> None:
+    """Waits for the run's configuration, which training writes last of its small files.
+
+    Raises NothingNewError after `timeout` seconds.
+    """
+    path = Path(workdir) / "config.toml"
+    deadline = time.monotonic() + timeout
+    if not path.exists():
+        _say(f"waiting for training to start in {workdir}")
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise NothingNewError(
+                f"Waited {timeout:g} s for a training run to appear in {workdir}: there is no "
+                f"{path.name}. Start training, or correct --workdir."
+            )
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _waiting(workdir: str, finished: set[int]) -> list[Checkpoint]:
+    checkpoints = checkpoint.list_checkpoints(workdir)
+    return [candidate for candidate in checkpoints if candidate.step not in finished]
+
+
+def _evaluate(evaluator: Evaluator, candidate: Checkpoint, results: Results) -> None:
+    try:
+        report, examples = evaluator.evaluate(candidate)
+    except CheckpointError as error:
+        gone = not Path(candidate.path).exists()
+        _say(
+            f"step {candidate.step:,} passed over: " + ("deleted meanwhile" if gone else f"{error}")
+        )
+        return
+    others = results.history(evaluator.conditions())
+    is_highest = all(line["step"] <= candidate.step for line in others)
+    results.add(report, examples, show=is_highest)
+    write_page(results, evaluator.workdir)
+    print(table.line(report), flush=True)
+
+
+def _say(message: str) -> None:
+    print(f"eval.evaluate: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,179 @@
+"""What a finished dataset folder says about itself: its class list, splits, and TFDS metadata.
+
+    OUT/features.json, dataset_info.json, labels.labels.txt   for tfds.builder_from_directory(OUT)
+    OUT/classes.tsv                                           the class list of every split
+    OUT/<split>.completed.json                                written last: the split is whole
+    OUT/<split>.class_counts.tsv, <split>.dead_letters.csv
+    OUT/images-<split>.tfrecord-00000-of-00016                the shards
+    OUT/commits/<split>/                                      a commit a shard; see sharding.py
+
+Reading needs neither Beam nor TensorFlow, and works on local folders and object stores.
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from pipeline import labels, schema
+
+DATASET_NAME = "images"  # TFDS begins the shards' names with it
+DATASET_VERSION = "1.0.0"
+CLASSES_FILE = "classes.tsv"
+TFDS_FILES = ("dataset_info.json", "features.json", f"{schema.LABELS}.labels.txt")
+_COMPLETED_SUFFIX = ".completed.json"
+
+
+class MetadataError(ValueError):
+    """A dataset folder that cannot be read; says what is missing and what is there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One finished split of a dataset."""
+
+    name: str
+    num_examples: int
+    shard_paths: tuple[str, ...]
+    shard_lengths: tuple[int, ...]  # examples in each shard
+    class_counts: np.ndarray  # int64 [num_classes]
+    fingerprint: str  # of the inputs and the recipe that made it
+
+
+def shard_file(split: str, shard: int, num_shards: int) -> str:
+    """File name of a shard, as TFDS names it."""
+    return f"{DATASET_NAME}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
+
+
+def completed_file(split: str) -> str:
+    """File name of the marker that says a split is whole."""
+    return split + _COMPLETED_SUFFIX
+
+
+def class_counts_file(split: str) -> str:
+    return f"{split}.class_counts.tsv"
+
+
+def dead_letters_file(split: str) -> str:
+    return f"{split}.dead_letters.csv"
+
+
+def load_vocabulary(data_dir: epath.PathLike) -> labels.Vocabulary:
+    """The class list of a dataset folder; raises MetadataError."""
+    path = _existing_dir(data_dir) / CLASSES_FILE
+    if not path.exists():
+        raise MetadataError(
+            f"{path} does not exist: {data_dir} is not a dataset that beam_runner.py wrote"
+        )
+    try:
+        return labels.Vocabulary.read(path)
+    except labels.LabelError as error:
+        raise MetadataError(str(error)) from error
+
+
+def load_completed(data_dir: epath.PathLike, split: str) -> dict[str, Any]:
+    """The completed marker of a split; raises MetadataError."""
+    folder = _existing_dir(data_dir)
+    path = folder / completed_file(split)
+    if not path.exists():
+        present = ", ".join(completed_splits(folder)) or "none"
+        started = (folder / "commits" / split).exists()
+        raise MetadataError(
+            f"split {split!r} of {data_dir} is not completed: start its beam_runner.py command "
+            f"again to finish it. Completed splits: {present}"
+            if started
+            else f"{data_dir} has no split {split!r}. Completed splits: {present}"
+        )
+    try:
+        completed = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise MetadataError(f"{path} is not JSON ({error}); write the split again") from error
+    version = completed.get("format_version")
+    if version != schema.FORMAT_VERSION:
+        raise MetadataError(
+            f"{path}: format version {version}, but this code reads version "
+            f"{schema.FORMAT_VERSION}; write the split again"
+        )
+    return completed
+
+
+def load_split(data_dir: epath.PathLike, split: str) -> Split:
+    """A finished split: its shards, counts and fingerprint; raises MetadataError."""
+    completed = load_completed(data_dir, split)
+    folder = epath.Path(data_dir)
+    shard_lengths = tuple(completed["shard_lengths"])
+    shard_paths = tuple(
+        os.fspath(folder / shard_file(split, shard, len(shard_lengths)))
+        for shard in range(len(shard_lengths))
+    )
+    missing = [path for path in shard_paths if not epath.Path(path).exists()]
+    if missing:
+        raise MetadataError(
+            f"{len(missing)} of {len(shard_paths)} shards of split {split!r} are gone, "
+            f"the first is {missing[0]}; write the split again with --overwrite"
+        )
+    counts_path = folder / class_counts_file(split)
+    try:
+        class_counts = labels.read_class_counts(counts_path, load_vocabulary(data_dir))
+    except (labels.LabelError, OSError) as error:
+        raise MetadataError(f"the class counts of split {split!r}: {error}") from error
+    return Split(
+        name=split,
+        num_examples=completed["num_examples"],
+        shard_paths=shard_paths,
+        shard_lengths=shard_lengths,
+        class_counts=class_counts,
+        fingerprint=completed["fingerprint"],
+    )
+
+
+def completed_splits(data_dir: epath.PathLike) -> list[str]:
+    """Names of the finished splits, sorted."""
+    markers = epath.Path(data_dir).glob("*" + _COMPLETED_SUFFIX)
+    return sorted(path.name.removesuffix(_COMPLETED_SUFFIX) for path in markers)
+
+
+def tfds_files(vocabulary: labels.Vocabulary, splits: list[dict[str, Any]]) -> dict[str, str]:
+    """The TFDS metadata, as text by file name, for the completed markers `splits`."""
+    import tensorflow_datasets as tfds  # costs half a second; does not import TensorFlow
+    from google.protobuf import json_format  # type: ignore[import-untyped]
+
+    features = tfds.features.FeaturesDict(
+        {
+            schema.IMAGE: tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            schema.IMAGE_ID: tfds.features.Text(),
+            schema.LABELS: tfds.features.Sequence(
+                tfds.features.ClassLabel(names=list(vocabulary.classes))
+            ),
+        }
+    )
+    dataset_info = {
+        "name": DATASET_NAME,
+        "version": DATASET_VERSION,
+        "fileFormat": "tfrecord",
+        "splits": [
+            {
+                "name": split["split"],
+                "shardLengths": [str(length) for length in split["shard_lengths"]],
+                "numBytes": str(split["num_bytes"]),
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+            for split in sorted(splits, key=lambda split: split["split"])
+        ],
+    }
+    texts = (
+        json.dumps(dataset_info, indent=2) + "\n",
+        json_format.MessageToJson(features.to_proto(), sort_keys=True) + "\n",
+        "\n".join(vocabulary.classes) + "\n",
+    )
+    return dict(zip(TFDS_FILES, texts, strict=True))
+
+
+def _existing_dir(data_dir: epath.PathLike) -> epath.Path:
+    folder = epath.Path(data_dir)
+    if not folder.is_dir():
+        raise MetadataError(f"no dataset folder {data_dir}")
+    return folder

@@ -1,0 +1,142 @@
+"""Turns the commits of a split into what readers see: counts, TFDS metadata, the marker.
+
+The marker comes last: a folder without it has no such split. It comes off first, too, when a split
+is withdrawn to be written anew.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from pipeline import dead_letter, metadata, storage
+from pipeline.labels import Vocabulary, class_counts_to_tsv
+from pipeline.sharding import Plan, ShardError, commit_path, commits_folder, read_commit
+from pipeline.statistics import SplitStatistics, failure_rate, leading_reasons
+
+
+def summary_path(output: str, split: str) -> str:
+    return storage.join(commits_folder(output, split), "summary.json")
+
+
+def read_summary(output: str, split: str) -> dict[str, Any]:
+    """The numbers of a run that came to its end."""
+    return json.loads(storage.read_text(summary_path(output, split)))
+
+
+def problem(summary: dict[str, Any], max_failure_rate: float) -> str | None:
+    """Why a split with these numbers must not stand; None where it may."""
+    rate = failure_rate(summary)
+    if rate > max_failure_rate or not summary["num_examples"]:
+        return (
+            f"{rate:.2%} of {summary['num_rows']:,} rows are lost, more than the "
+            f"{max_failure_rate:.2%} of --max_failure_rate: {leading_reasons(summary)}"
+        )
+    if summary["num_unknown_labels"] and not summary["num_known_labels"]:
+        return (
+            f"none of the {summary['num_unknown_labels']:,} labels is in the class list: "
+            "are --classes and --labels_column the right ones?"
+        )
+    return None
+
+
+class Publish(beam.DoFn):
+    """Publishes a split, given its SplitStatistics, unless too much of it is lost."""
+
+    def __init__(self, plan: Plan, vocabulary: Vocabulary, max_failure_rate: float) -> None:
+        self._plan = plan
+        self._vocabulary = vocabulary
+        self._max_failure_rate = max_failure_rate
+
+    def process(self, statistics: SplitStatistics) -> None:
+        try:
+            self._publish(statistics)
+        except OSError as error:
+            raise ShardError(f"cannot write into {self._plan.output}: {error}") from error
+
+    def _publish(self, statistics: SplitStatistics) -> None:
+        output, split = self._plan.output, self._plan.recipe.split
+        summary = statistics.to_dict(self._plan)
+        self._write_dead_letters(sorted(statistics.shards_with_dead_letters))
+        counts = np.zeros(len(self._vocabulary), np.int64)
+        for class_id, count in statistics.class_counts.items():
+            counts[class_id] = count
+        storage.write_text(
+            storage.join(output, metadata.class_counts_file(split)),
+            class_counts_to_tsv(self._vocabulary, counts),
+        )
+        text = json.dumps(summary, indent=1) + "\n"
+        if problem(summary, self._max_failure_rate) is None:
+            write_tfds_metadata(output, self._vocabulary, also=summary)
+            storage.write_text(storage.join(output, metadata.completed_file(split)), text)
+            write_tfds_metadata(output, self._vocabulary)
+        storage.write_text(summary_path(output, split), text)
+
+    def _write_dead_letters(self, shards: list[int]) -> None:
+        output, recipe = self._plan.output, self._plan.recipe
+        path = storage.join(output, metadata.dead_letters_file(recipe.split))
+        with storage.write_atomically(path) as stream:
+            stream.write(dead_letter.to_csv((), with_header=True).encode())
+            for shard in shards:
+                found = commit_path(output, recipe.split, shard, recipe.num_shards)
+                commit = read_commit(found)
+                if commit is None:
+                    raise ShardError(f"{found} is damaged: start the same command again")
+                stream.write(dead_letter.to_csv(commit.dead_letters, with_header=False).encode())
+
+
+def write_tfds_metadata(
+    output: str, vocabulary: Vocabulary, also: dict[str, Any] | None = None
+) -> None:
+    """Lists the completed splits, and `also`, for TFDS.
+
+    Two splits may be published at once. Each lists all markers after its own stands, and looks
+    again after writing, so that the last to write has seen both.
+    """
+    while True:
+        splits = {marker["split"]: marker for marker in _markers(output)}
+        if also is not None:
+            splits[also["split"]] = also
+        changed = False
+        for name, text in metadata.tfds_files(vocabulary, list(splits.values())).items():
+            path = storage.join(output, name)
+            if not storage.exists(path) or storage.read_text(path) != text:
+                storage.write_text(path, text)
+                changed = True
+        if not changed:
+            return
+
+
+def withdraw(output: str, split: str) -> None:
+    """Removes a split: first what readers see, then its shards, and the record of its run last."""
+    _delete_present([storage.join(output, metadata.completed_file(split))])
+    if _markers(output):
+        classes_path = storage.join(output, metadata.CLASSES_FILE)
+        write_tfds_metadata(output, Vocabulary.read(classes_path))
+    else:
+        _delete_present(storage.join(output, name) for name in metadata.TFDS_FILES)
+    folder = commits_folder(output, split)
+    record = storage.join(folder, "run.json")
+    _delete_present(
+        storage.join(output, name)
+        for name in (metadata.class_counts_file(split), metadata.dead_letters_file(split))
+    )
+    storage.delete(
+        storage.match(storage.join(output, f"{metadata.DATASET_NAME}-{split}.tfrecord-*"))
+    )
+    leftovers = storage.match(storage.join(folder, "*.json")) + storage.match(
+        storage.join(folder, "*" + storage.TEMPORARY_SUFFIX)
+    )
+    storage.delete([path for path in leftovers if path != record])
+    _delete_present([record])
+
+
+def _delete_present(paths: Iterable[str]) -> None:
+    storage.delete([path for path in paths if storage.exists(path)])
+
+
+def _markers(output: str) -> list[dict[str, Any]]:
+    paths = storage.match(storage.join(output, metadata.completed_file("*")))
+    return [json.loads(storage.read_text(path)) for path in paths]

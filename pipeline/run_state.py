@@ -1,0 +1,229 @@
+"""What a run is going to do, and what an earlier run has left in its folder.
+
+OUT/commits/<split>/run.json       inputs, recipe and fingerprint of the run that writes it
+OUT/commits/<split>/lock           held by the process that launched it (local folders)
+OUT/commits/<split>/*.json         the shards' commits
+OUT/commits/<split>/*.tmp          what a killed process leaves; swept by the next run
+OUT/commits/<split>/summary.json   the numbers of a run that came to its end, good or bad
+"""
+
+import contextlib
+import dataclasses
+import enum
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline import metadata, publish, storage
+from pipeline.labels import LabelError, Vocabulary
+from pipeline.options import OptionsError, ShardingOptions, label_files
+from pipeline.sharding import (
+    Plan,
+    Recipe,
+    codec_versions,
+    commits_folder,
+    recipe_to_dict,
+    shard_path,
+)
+
+_ROWS_PER_SHARD = 8192
+_MIN_SHARDS = 16
+_READ_BYTES = 1 << 20
+
+
+class RefusedError(ValueError):
+    """The folder holds what this run must not touch; says what, and what to do."""
+
+
+class State(enum.Enum):
+    """What stands in the folder when a run begins."""
+
+    FRESH = "fresh"
+    STARTED = "started"
+    COMPLETED = "completed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is about to start."""
+
+    plan: Plan
+    vocabulary: Vocabulary
+    label_files: tuple[str, ...]
+    num_rows: int  # lines of the label files below the headers: a close estimate
+    inputs: dict[str, Any]  # what the fingerprint covers besides the recipe
+
+
+def plan_run(options: ShardingOptions) -> Run:
+    """The run that the options mean; reads the label files once, for their fingerprint."""
+    vocabulary = Vocabulary.read(options.classes)
+    paths = label_files(options)
+    digests = []
+    num_rows = 0
+    for path in paths:
+        digest, num_lines = _digest(path)
+        digests.append(digest)
+        num_rows += num_lines - (1 if path.lower().endswith(".csv") else 0)
+    if num_rows < 1:
+        raise OptionsError(f"--labels={options.labels}: no row in {len(paths)} file(s)")
+    recipe = Recipe(
+        split=options.split,
+        num_shards=options.num_shards or _default_num_shards(num_rows),
+        shorter_side=options.shorter_side,
+        jpeg_quality=options.jpeg_quality,
+        label_delimiter=options.label_delimiter,
+        codecs=codec_versions(),
+    )
+    inputs = {
+        "labels": sorted(digests),
+        "classes": hashlib.sha256(vocabulary.to_tsv().encode()).hexdigest(),
+        "images": options.images.rstrip("/"),
+        "columns": list(options.format),
+    }
+    identity = json.dumps([inputs, recipe_to_dict(recipe)], sort_keys=True)
+    plan = Plan(
+        output=options.output,
+        images=options.images,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
+        classes=vocabulary.classes,
+        recipe=recipe,
+    )
+    return Run(plan, vocabulary, tuple(paths), num_rows, inputs)
+
+
+@contextlib.contextmanager
+def begin(run: Run, overwrite: bool) -> Iterator[State]:
+    """Holds the split for this run and says what stands in it; raises RefusedError."""
+    split = run.plan.recipe.split
+    folder = commits_folder(run.plan.output, split)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(storage.lock(storage.join(folder, "lock")))
+            state = _prepare(run, folder, overwrite)
+        except storage.LockedError as error:
+            raise RefusedError(
+                f"another run is writing split {split!r} of {run.plan.output}: wait until it ends"
+            ) from error
+        except OSError as error:
+            raise RefusedError(f"--output={run.plan.output} cannot be written: {error}") from error
+        yield state
+
+
+def _prepare(run: Run, folder: str, overwrite: bool) -> State:
+    plan = run.plan
+    split = plan.recipe.split
+    record_path = storage.join(folder, "run.json")
+    if overwrite:
+        _check_classes(run, overwrite)
+        publish.withdraw(plan.output, split)
+    found = _read_json(record_path)
+    record = {
+        "fingerprint": plan.fingerprint,
+        "inputs": run.inputs,
+        "recipe": recipe_to_dict(plan.recipe),
+    }
+    _check_same_run(plan, found, record)
+    _check_classes(run, overwrite)
+    if found and _is_complete(plan):
+        return State.COMPLETED
+    storage.delete(storage.match(storage.join(folder, "*" + storage.TEMPORARY_SUFFIX)))
+    classes_path = storage.join(plan.output, metadata.CLASSES_FILE)
+    if not storage.exists(classes_path) or not _is_class_list(classes_path, run.vocabulary):
+        storage.write_text(classes_path, run.vocabulary.to_tsv())
+    storage.write_text(record_path, json.dumps(record, indent=1) + "\n")
+    return State.STARTED if found else State.FRESH
+
+
+def _check_same_run(plan: Plan, found: dict[str, Any] | None, record: dict[str, Any]) -> None:
+    split, output = plan.recipe.split, plan.output
+    advice = "choose another --output or --split, or write it anew with --overwrite"
+    if found is None:
+        shards = storage.match(storage.join(output, f"{metadata.DATASET_NAME}-{split}.tfrecord-*"))
+        if shards:
+            raise RefusedError(
+                f"{output} holds shards of split {split!r} without a record of the run that wrote "
+                f"them: {advice}"
+            )
+        return
+    if found.get("fingerprint") == record["fingerprint"]:
+        return
+    changes = [
+        f"{section}.{key}: {found.get(section, {}).get(key)} there, {value} now"
+        for section in ("inputs", "recipe")
+        for key, value in record[section].items()
+        if found.get(section, {}).get(key) != value
+    ]
+    raise RefusedError(
+        f"split {split!r} of {output} was begun by another run, with fingerprint "
+        f"{str(found.get('fingerprint'))[:16]}; this one has {record['fingerprint'][:16]}. "
+        f"What differs: {'; '.join(changes)}. To keep what is there, {advice}"
+    )
+
+
+def _check_classes(run: Run, overwrite: bool) -> None:
+    """All splits of a folder share one class list; a foreign one is not touched."""
+    output, split = run.plan.output, run.plan.recipe.split
+    path = storage.join(output, metadata.CLASSES_FILE)
+    if not storage.exists(path) or _is_class_list(path, run.vocabulary):
+        return
+    records = storage.match(f"{output.rstrip('/')}/commits/*/run.json")
+    others = {record.rsplit("/", 2)[-2] for record in records} - {split}
+    if others:
+        raise RefusedError(
+            f"--classes differs from {path}, the class list of the folder's other splits "
+            f"({', '.join(sorted(others))}): use that list, or another --output"
+        )
+    if not overwrite:
+        raise RefusedError(
+            f"--classes differs from {path}: use that list, choose another --output, or replace "
+            "it with --overwrite"
+        )
+
+
+def _is_class_list(path: str, vocabulary: Vocabulary) -> bool:
+    try:
+        return Vocabulary.read(path) == vocabulary
+    except LabelError:
+        return False
+
+
+def _is_complete(plan: Plan) -> bool:
+    """Whether the split is whole; takes back a marker that promises shards which are gone."""
+    marker = storage.join(plan.output, metadata.completed_file(plan.recipe.split))
+    found = _read_json(marker)
+    if found is None or found.get("fingerprint") != plan.fingerprint:
+        return False
+    num_shards = plan.recipe.num_shards
+    paths = (shard_path(plan.output, plan.recipe.split, n, num_shards) for n in range(num_shards))
+    if all(storage.exists(path) for path in paths):
+        return True
+    storage.delete([marker])
+    return False
+
+
+def _default_num_shards(num_rows: int) -> int:
+    """Enough that workers share them evenly, few enough that each is worth opening."""
+    return max(min(_MIN_SHARDS, num_rows), -(-num_rows // _ROWS_PER_SHARD))
+
+
+def _digest(path: str) -> tuple[str, int]:
+    """(sha256, number of lines that are not empty) of a file."""
+    digest = hashlib.sha256()
+    num_lines = 0
+    with storage.open_to_read(path) as stream:
+        for line in stream:
+            digest.update(line)
+            num_lines += bool(line.strip())
+    return digest.hexdigest(), num_lines
+
+
+def _read_json(path: str) -> dict[str, Any] | None:
+    """The object in a file; None where there is no such file or it is damaged."""
+    if not storage.exists(path):
+        return None
+    try:
+        found = json.loads(storage.read_text(path))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,116 @@
+"""Files in a local folder or an object store, through Beam's FileSystems; a lock for local runs."""
+
+import contextlib
+import fcntl
+import functools
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+TEMPORARY_SUFFIX = ".tmp"
+_AS_IS = "uncompressed"  # Beam's CompressionTypes.UNCOMPRESSED
+
+
+@functools.cache
+def _file_systems() -> Any:
+    """Beam's FileSystems; imported at first use: it takes two seconds, and --help needs none."""
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
+
+
+def is_local(path: str) -> bool:
+    return "://" not in path
+
+
+def has_file_system(path: str) -> bool:
+    """Whether Beam, as installed, can open paths of this scheme."""
+    try:
+        _file_systems().get_filesystem(path)
+    except ValueError:
+        return False
+    return True
+
+
+def join(folder: str, *parts: str) -> str:
+    return _file_systems().join(folder, *parts)
+
+
+def exists(path: str) -> bool:
+    return _file_systems().exists(path)
+
+
+def size(path: str) -> int | None:
+    """Bytes of the file; None where there is none."""
+    return _file_systems().match([path])[0].metadata_list[0].size_in_bytes if exists(path) else None
+
+
+def open_to_read(path: str) -> BinaryIO:
+    """A binary stream of the file's bytes as they are: nothing is decompressed."""
+    return _file_systems().open(path, compression_type=_AS_IS)
+
+
+def read_text(path: str) -> str:
+    with open_to_read(path) as stream:
+        return stream.read().decode()
+
+
+def match(pattern: str) -> list[str]:
+    """Paths that match a glob pattern, sorted; none where none match."""
+    return sorted(metadata.path for metadata in _file_systems().match([pattern])[0].metadata_list)
+
+
+def delete(paths: Sequence[str]) -> None:
+    if paths:
+        _file_systems().delete(list(paths))
+
+
+@contextlib.contextmanager
+def write_atomically(path: str, temporary_prefix: str | None = None) -> Iterator[BinaryIO]:
+    """A stream whose bytes stand at `path` once the block ends well, and nowhere if it does not.
+
+    They are first written beside it (or at `temporary_prefix`) under a unique name that ends with
+    TEMPORARY_SUFFIX, which is what a killed process leaves behind.
+    """
+    temporary = f"{temporary_prefix or path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    stream = _file_systems().create(temporary, compression_type=_AS_IS)
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            if is_local(path):
+                os.fsync(stream.fileno())
+        _file_systems().rename([temporary], [path])
+    except BaseException:
+        if exists(temporary):
+            delete([temporary])
+        raise
+
+
+def write_text(path: str, text: str) -> None:
+    """Replaces the file at `path`, whole or not at all."""
+    with write_atomically(path) as stream:
+        stream.write(text.encode())
+
+
+class LockedError(RuntimeError):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def lock(path: str) -> Iterator[None]:
+    """Holds `path` for this process alone, until the block or the process ends, however it ends.
+
+    Object stores have no such lock: there, keeping runs apart is up to whoever starts them.
+    """
+    if not is_local(path):
+        yield
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(path) from error
+        yield

@@ -1,0 +1,150 @@
+"""Reads a dataset folder again, and names the first thing that is wrong in it:
+
+    python -m pipeline.verify dataset [--split=train]
+
+Every byte is read: the checksum of each record, its features, its place, its label ids against the
+class list, the sha256 and counts of each shard against its commit and the metadata. Images are
+decoded in a sample spread over each shard.
+"""
+
+import argparse
+import collections
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+import simplejpeg
+
+from pipeline import labels, metadata, schema, storage, tfrecord
+from pipeline.sharding import Commit, commit_path, order_key, read_commit, shard_of
+
+DECODE_EVERY = 50  # records
+
+
+class VerifyError(ValueError):
+    """The first fault that was found, with file and record."""
+
+
+def verify_split(
+    data_dir: str, split: metadata.Split, vocabulary: labels.Vocabulary
+) -> tuple[int, int]:
+    """(examples, bytes) that were read; raises VerifyError."""
+    class_counts: collections.Counter[int] = collections.Counter()
+    num_bytes = 0
+    started = time.monotonic()
+    for shard, path in enumerate(split.shard_paths):
+        commit = _commit(data_dir, split, shard)
+        class_counts.update(_verify_shard(path, commit, shard, split, len(vocabulary)))
+        num_bytes += commit.num_bytes
+        if time.monotonic() - started > 2:
+            started = time.monotonic()
+            print(f"{shard + 1} of {len(split.shard_paths)} shards read", file=sys.stderr)
+    for class_id, count in enumerate(split.class_counts):
+        if class_counts[class_id] != count:
+            raise VerifyError(
+                f"{metadata.class_counts_file(split.name)}: {count} examples of class "
+                f"{vocabulary.classes[class_id]!r}, but the shards hold {class_counts[class_id]}"
+            )
+    return sum(split.shard_lengths), num_bytes
+
+
+def _commit(data_dir: str, split: metadata.Split, shard: int) -> Commit:
+    path = commit_path(data_dir, split.name, shard, len(split.shard_paths))
+    commit = read_commit(path) if storage.exists(path) else None
+    if commit is None:
+        raise VerifyError(f"{path}: the shard's commit is missing or damaged")
+    return commit
+
+
+def _verify_shard(
+    path: str, commit: Commit, shard: int, split: metadata.Split, num_classes: int
+) -> collections.Counter[int]:
+    """Examples by class id."""
+    class_counts: collections.Counter[int] = collections.Counter()
+    previous: tuple[int, str] = (-1, "")
+    num_records = 0
+    with storage.open_to_read(path) as stream:
+        records = tfrecord.read(stream)
+        while True:
+            where = f"{path}: record {num_records}"
+            try:
+                record = next(records, None)
+                if record is None:
+                    break
+                example = schema.decode(record)
+            except (tfrecord.TFRecordError, schema.SchemaError) as error:
+                raise VerifyError(f"{where}: {error}") from error
+            where += f" ({example.image_id})"
+            place = (order_key(example.image_id), example.image_id)
+            if place <= previous or shard_of(example.image_id, len(split.shard_paths)) != shard:
+                raise VerifyError(f"{where}: stands in the wrong place, or twice")
+            _verify_labels(where, example.labels, num_classes)
+            if num_records % DECODE_EVERY == 0:
+                _verify_image(where, example.image)
+            class_counts.update(example.labels)
+            previous = place
+            num_records += 1
+    if num_records != commit.num_examples or num_records != split.shard_lengths[shard]:
+        raise VerifyError(
+            f"{path}: {num_records} records; {commit.num_examples} by its commit, "
+            f"{split.shard_lengths[shard]} by the completed marker"
+        )
+    if _sha256(path) != commit.sha256:
+        raise VerifyError(f"{path}: sha256 is not the one in its commit")
+    return class_counts
+
+
+def _verify_labels(where: str, class_ids: tuple[int, ...], num_classes: int) -> None:
+    if list(class_ids) != sorted(set(class_ids)):
+        raise VerifyError(f"{where}: label ids are not sorted and unique: {class_ids}")
+    if class_ids and class_ids[-1] >= num_classes:
+        raise VerifyError(f"{where}: label id {class_ids[-1]} with {num_classes} classes")
+
+
+def _verify_image(where: str, image: bytes) -> None:
+    try:
+        simplejpeg.decode_jpeg(image, "RGB", strict=True)
+    except ValueError as error:
+        raise VerifyError(f"{where}: the image cannot be decoded: {error}") from error
+
+
+def _sha256(path: str) -> str:
+    with storage.open_to_read(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.verify",
+        description="Reads a dataset folder again, and names the first thing wrong in it.",
+        epilog="example: python -m pipeline.verify dataset --split=train. "
+        "exit codes: 0 sound, 2 damaged or no dataset",
+        allow_abbrev=False,
+    )
+    parser.add_argument("dataset", help="folder that beam_runner.py wrote")
+    parser.add_argument("--split", help="split to read (all that are completed)")
+    args = parser.parse_args(argv)
+    logging.getLogger().setLevel(logging.ERROR)  # Beam warns of optional packages when imported
+    try:
+        vocabulary = metadata.load_vocabulary(args.dataset)
+        splits = [args.split] if args.split else metadata.completed_splits(args.dataset)
+        if not splits:
+            raise metadata.MetadataError(f"{args.dataset} has no completed split")
+        for name in splits:
+            split = metadata.load_split(args.dataset, name)
+            num_examples, num_bytes = verify_split(os.fspath(args.dataset), split, vocabulary)
+            print(
+                f"split {name!r} is sound: {num_examples:,} examples in "
+                f"{len(split.shard_paths):,} shards, {num_bytes / 1e6:,.1f} MB"
+            )
+    except (VerifyError, metadata.MetadataError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Which images become examples."""
+
+import base64
+
+import numpy as np
+
+from eval.examples import EXAMPLES_A_GROUP, Gallery
+
+CLASSES = tuple("abcdefg")
+
+
+def gallery_of(order, batch_size):
+    """40 images; image i has an average precision of i / 40, and image 39 has no labels."""
+    logits = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32)
+    gallery = Gallery()
+    for start in range(0, 40, batch_size):
+        rows = order[start : start + batch_size]
+        gallery.offer(
+            [f"image-{row}" for row in rows],
+            [b"jpeg of %d" % row for row in rows],
+            [np.array([row % 7] if row < 39 else []) for row in rows],
+            logits[rows],
+            np.array([row / 40 if row < 39 else np.nan for row in rows]),
+        )
+    return gallery.to_json(CLASSES)
+
+
+def test_the_choice_depends_on_neither_order_nor_batches():
+    straight = gallery_of(np.arange(40), 40)
+    assert gallery_of(np.arange(40)[::-1], 3) == straight
+    assert gallery_of(np.random.default_rng(1).permutation(40), 16) == straight
+
+
+def test_best_and_worst_are_those_with_the_highest_and_lowest_average_precision():
+    groups = gallery_of(np.arange(40), 5)
+    ids = {name: [example["image_id"] for example in group] for name, group in groups.items()}
+    assert ids["best"] == [f"image-{38 - n}" for n in range(EXAMPLES_A_GROUP)]
+    assert ids["worst"] == [f"image-{n}" for n in range(EXAMPLES_A_GROUP)]
+    assert len(set(ids["random"])) == EXAMPLES_A_GROUP
+
+
+def test_an_example_carries_its_image_labels_and_predictions():
+    gallery = Gallery()
+    logits = np.array([[1, 5, -np.inf, 5, 0, 2, -1]], np.float32)
+    gallery.offer(["x"], [b"jpeg"], [np.array([3, 4])], logits, np.array([np.nan]))
+    groups = gallery.to_json(CLASSES)
+    assert groups["best"] == groups["worst"] == []  # nothing to rank without labels
+    (example,) = groups["random"]
+    assert base64.b64decode(example["jpeg"]) == b"jpeg"
+    assert example["labels"] == ["d", "e"]
+    assert example["average_precision"] is None
+    assert example["predictions"] == [
+        {"class": "b", "logit": 5.0, "correct": False},
+        {"class": "d", "logit": 5.0, "correct": True},
+        {"class": "f", "logit": 2.0, "correct": False},
+        {"class": "a", "logit": 1.0, "correct": False},
+        {"class": "e", "logit": 0.0, "correct": True},
+    ]

@@ -1,0 +1,160 @@
+"""Watching a run: each checkpoint once, through deletion, restart, damage and silence."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from tiny_run import save_checkpoint
+
+from eval import evaluate, watch
+from eval.evaluation_set import EvaluationSet
+from eval.evaluator import Evaluator
+from eval.results import Results
+from model import checkpoint
+
+
+def watch_run(folder):
+    evaluation_set = EvaluationSet.read(str(folder / "data"), "eval", None)
+    evaluator = Evaluator(str(folder / "run"), evaluation_set)
+    return watch.watch(evaluator, Results(folder / "run/eval/eval"), timeout=60)
+
+
+def end_training(folder):
+    (folder / "run/completed.json").write_text('{"step": 20, "samples": 640, "seconds": 1.0}\n')
+
+
+def evaluated_steps(out):
+    return [int(line.split()[1]) for line in out.splitlines() if line.startswith("step")]
+
+
+def history_steps(folder):
+    lines = (folder / "run/eval/eval/history.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_the_newest_checkpoint_comes_first_and_each_once(folder, capsys):
+    end_training(folder)
+    report = watch_run(folder)
+    assert evaluated_steps(capsys.readouterr().out) == [20, 10]
+    assert report["step"] == 20
+    assert history_steps(folder) == [10, 20]
+    assert json.loads((folder / "run/eval/eval/report.json").read_text())["step"] == 20
+
+    watch_run(folder)
+    assert evaluated_steps(capsys.readouterr().out) == []
+
+
+def test_a_restart_goes_on_where_it_stopped(folder, network, capsys):
+    end_training(folder)
+    watch_run(folder)
+    save_checkpoint(folder / "run", network, step=30)
+    (folder / "run/eval/eval/report.html").unlink()  # as if it had been killed before this file
+    capsys.readouterr()
+    assert watch_run(folder)["step"] == 30
+    assert evaluated_steps(capsys.readouterr().out) == [30]
+    assert (folder / "run/eval/eval/report.html").exists()
+
+
+def test_a_step_that_was_trained_anew_is_evaluated_anew(folder, network, capsys):
+    end_training(folder)
+    watch_run(folder)
+    shutil.rmtree(folder / "run/checkpoints/step-00000010")
+    save_checkpoint(folder / "run", network, step=10, offset=0.01)
+    capsys.readouterr()
+    watch_run(folder)
+    assert evaluated_steps(capsys.readouterr().out) == [10]
+
+
+def test_checkpoints_that_come_while_it_watches_are_evaluated(folder, network, capsys):
+    def train():
+        time.sleep(1)
+        save_checkpoint(folder / "run", network, step=30)
+        end_training(folder)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    watch_run(folder)
+    thread.join()
+    assert sorted(evaluated_steps(capsys.readouterr().out)) == [10, 20, 30]
+
+
+def test_a_checkpoint_that_is_deleted_before_it_is_read_is_passed_over(folder, monkeypatch, capsys):
+    end_training(folder)
+    seen = checkpoint.list_checkpoints(folder / "run")
+    shutil.rmtree(folder / "run/checkpoints/step-00000020")
+    monkeypatch.setattr(checkpoint, "list_checkpoints", lambda run_dir: seen)
+    assert watch_run(folder)["step"] == 10
+    captured = capsys.readouterr()
+    assert evaluated_steps(captured.out) == [10]
+    assert "step 20 passed over: deleted meanwhile" in captured.err
+
+
+def test_checkpoints_that_are_damaged_or_diverged_are_passed_over(folder, network, capsys):
+    save_checkpoint(folder / "run", network, step=30, offset=np.nan)
+    path = folder / "run/checkpoints/step-00000020/ema.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    end_training(folder)
+    assert watch_run(folder)["step"] == 10
+    error = capsys.readouterr().err
+    assert "step 30 passed over" in error
+    assert "diverged" in error
+    assert "step 20 passed over" in error
+    assert "damaged" in error
+
+
+def arguments(folder, *more):
+    return [
+        f"--workdir={folder / 'run'}",
+        f"--data={folder / 'data'}",
+        "--split=eval",
+        "--watch",
+        *more,
+    ]
+
+
+def test_training_that_ends_without_a_usable_checkpoint_is_an_error(folder, capsys):
+    shutil.rmtree(folder / "run/checkpoints")
+    end_training(folder)
+    assert evaluate.main(arguments(folder)) == 2
+    assert "no usable checkpoint" in capsys.readouterr().err
+
+
+def test_silence_ends_the_watch_and_says_what_it_waited_for(folder, capsys):
+    shutil.rmtree(folder / "run/checkpoints")
+    assert evaluate.main(arguments(folder, "--watch_timeout=0.1")) == 75
+    assert "No new checkpoint" in capsys.readouterr().err
+    shutil.rmtree(folder / "run")
+    assert evaluate.main(arguments(folder, "--watch_timeout=0.1")) == 75
+    error = capsys.readouterr().err
+    assert "for a training run to appear" in error
+    assert "config.toml" in error
+
+
+def test_a_dataset_that_is_not_there_is_refused_before_it_waits_for_training(folder, capsys):
+    shutil.rmtree(folder / "run")
+    shutil.rmtree(folder / "data")
+    assert evaluate.main(arguments(folder)) == 2
+    assert "no dataset folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_without_a_traceback(folder, number):
+    shutil.rmtree(folder / "run")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eval.evaluate", *arguments(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first_line = process.stderr.readline()
+    assert "waiting for training to start" in first_line
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == -number
+    assert error == ""

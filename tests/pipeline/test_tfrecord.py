@@ -1,0 +1,31 @@
+import io
+
+import pytest
+
+from pipeline import tfrecord
+
+RECORDS = [b"", b"a", b"x" * 100_000]
+
+
+def test_tensorflow_reads_what_frame_writes(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    path = tmp_path / "records"
+    path.write_bytes(b"".join(map(tfrecord.frame, RECORDS)))
+    assert [record.numpy() for record in tf.data.TFRecordDataset(str(path))] == RECORDS
+
+
+def test_records_read_back_the_same():
+    stream = io.BytesIO(b"".join(map(tfrecord.frame, RECORDS)))
+    assert list(tfrecord.read(stream)) == RECORDS
+
+
+def test_any_flipped_byte_and_any_cut_is_noticed():
+    data = tfrecord.frame(b"hello")
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        with pytest.raises(tfrecord.TFRecordError):
+            list(tfrecord.read(io.BytesIO(bytes(damaged))))
+    for length in range(1, len(data)):
+        with pytest.raises(tfrecord.TFRecordError):
+            list(tfrecord.read(io.BytesIO(data[:length])))

@@ -1,0 +1,88 @@
+"""The command line: every mistake gives one message and exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+import beam_runner
+
+
+@pytest.fixture
+def good(tmp_path):
+    (tmp_path / "train.csv").write_text("image_path,labels\na.jpg,cat\n")
+    (tmp_path / "classes.tsv").write_text("class\ncat\n")
+    return {
+        "source": "manifest",
+        "labels": tmp_path / "train.csv",
+        "images": tmp_path,
+        "output": tmp_path / "out",
+        "split": "train",
+        "classes": tmp_path / "classes.tsv",
+    }
+
+
+def run(flags):
+    return beam_runner.main([f"--{name}={value}" for name, value in flags.items()])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": "nowhere.csv"}, "--labels=nowhere.csv: no such file"),
+        ({"images": "nowhere"}, "--images=nowhere: no such folder"),
+        ({"classes": "nowhere.tsv"}, "nowhere.tsv"),
+        ({"source": "parquet"}, "invalid choice: 'parquet'"),
+        ({"split": "a-b"}, "--split must be a name of letters, digits and _. Received: 'a-b'"),
+        ({"split": "../x"}, "--split must be a name"),
+        ({"num_shards": "0"}, "--num_shards must be from 1 to 99999. Received: 0"),
+        ({"num_shards": "many"}, "invalid int value: 'many'"),
+        ({"shorter_side": "-5"}, "--shorter_side must be at least 1. Received: -5"),
+        ({"jpeg_quality": "101"}, "--jpeg_quality must be from 1 to 100. Received: 101"),
+        ({"max_failure_rate": "1.5"}, "--max_failure_rate must be from 0 to 1"),
+        ({"max_failure_rate": "nan"}, "--max_failure_rate must be from 0 to 1"),
+        ({"label_delimiter": ""}, "--label_delimiter must be given a value"),
+        ({"labels_column": "tags"}, "no column 'tags' (--labels_column). Columns found"),
+        ({"shorter_sid": "5"}, "unknown flag --shorter_sid: did you mean --shorter_side?"),
+        ({"direct_num_worker": "2"}, "did you mean --direct_num_workers?"),
+        ({"runner": "FastRunner"}, "Unexpected pipeline runner: FastRunner"),
+        ({"output": "nosuch://bucket/out"}, "no file system for this URI"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gives_one_message_and_code_2(good, capsys, changes, message):
+    assert run(good | changes) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_missing_flag_is_named(good, capsys):
+    del good["split"]
+    assert run(good) == 2
+    assert "required: --split" in capsys.readouterr().err
+
+
+def test_a_misspelt_flag_is_named_rather_than_the_one_it_leaves_out(good, capsys):
+    good["splt"] = good.pop("split")
+    assert run(good) == 2
+    assert "unknown flag --splt: did you mean --split?" in capsys.readouterr().err
+
+
+def test_a_label_file_without_rows_is_refused(good, capsys):
+    good["labels"].write_text("image_path,labels\n")
+    assert run(good) == 2
+    assert "no row" in capsys.readouterr().err
+
+
+def test_help_shows_an_example_without_importing_beam():
+    code = (
+        "import sys, beam_runner\n"
+        "try:\n    beam_runner.main(['--help'])\n"
+        "except SystemExit as exit:\n"
+        "    sys.exit(9 if 'apache_beam' in sys.modules else exit.code)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0
+    assert "python beam_runner.py --source=manifest" in finished.stdout
