@@ -43,9 +43,9 @@ class InputConfig:
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = 0.001  # at the start (section 4.2)
+    decay: str = "staircase"  # staircase: sudden, as in the paper; cosine: smooth, once
     decay_rate: float = 0.9  # the rate is multiplied by this ...
-    decay_every: float = 3_000_000.0  # ... each time this many `schedule_unit`s have passed
-    staircase: bool = True  # decay in steps, not continuously
+    decay_every: float = 3_000_000.0  # ... when so many `schedule_unit`s have passed
     warmup: float = 0.0  # `schedule_unit`s over which the rate rises from zero
     schedule_unit: str = "samples"  # samples, steps, or run (1.0 is the whole run)
     rho: float = 0.9  # how much of the mean squared gradient a step keeps
@@ -77,6 +77,7 @@ class Config:
 
 
 _CHOICES = {
+    "optimizer.decay": ("staircase", "cosine"),
     "optimizer.schedule_unit": ("samples", "steps", "run"),
     "train.wire_dtype": ("float32", "bfloat16"),
     "train.compute_dtype": ("float32", "bfloat16"),

@@ -1,10 +1,14 @@
 """The learning-rate schedule, and RMSprop as one fused op where the parameter lives."""
 
+import numpy as np
 import tensorflow as tf
 
 
 def learning_rate(config, step, samples):
     """The rate for the next step: a float32 scalar tensor.
+
+    staircase: learning_rate * decay_rate^floor(progress / decay_every) (paper, section 4.2);
+    cosine: from learning_rate down to learning_rate * decay_rate along half a cosine wave.
 
     Args:
         config: a Config; its optimizer.schedule_unit says what the schedule counts.
@@ -19,9 +23,12 @@ def learning_rate(config, step, samples):
         "run": tf.cast(samples, tf.float64) / config.train.samples,
     }[schedule.schedule_unit]
     periods = progress / schedule.decay_every
-    if schedule.staircase:
-        periods = tf.floor(periods)
-    rate = schedule.learning_rate * tf.pow(tf.constant(schedule.decay_rate, tf.float64), periods)
+    if schedule.decay == "staircase":
+        factor = tf.pow(tf.constant(schedule.decay_rate, tf.float64), tf.floor(periods))
+    else:
+        descent = 0.5 * (1.0 + tf.cos(np.pi * tf.minimum(periods, 1.0)))
+        factor = schedule.decay_rate + (1.0 - schedule.decay_rate) * descent
+    rate = schedule.learning_rate * factor
     if schedule.warmup > 0:
         rate *= tf.minimum(progress / schedule.warmup, 1.0)
     return tf.cast(rate, tf.float32)

@@ -3,6 +3,8 @@
 Read by the trainer when it resumes and by the evaluator; imports no TensorFlow.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +18,24 @@ from pipeline import labels
 
 class TrainingError(Exception):
     """Training cannot go on, and starting it again as it is would not help."""
+
+
+@contextlib.contextmanager
+def hold(run_dir):
+    """Keeps the folder for this process alone; ConfigError if another one trains into it.
+
+    The lock ends with the process, however that ends.
+    """
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    with open(Path(run_dir) / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"Another process trains into {run_dir}. Wait until it ends, or train into another "
+                "folder."
+            ) from error
+        yield
 
 
 def prepare(run_dir, config, vocabulary, class_counts, report):

@@ -44,7 +44,8 @@ def main(argv=None):
         if here and here.role != "chief":
             cluster.serve(here, options.workdir)
         else:
-            lead(config, here, options)
+            with run_folder.hold(options.workdir):
+                lead(config, here, options)
     except cluster.ClusterError as error:
         report(f"model.train: {error}")
         return EXIT_TRY_AGAIN

@@ -26,14 +26,23 @@ def test_a_staircase_holds_the_rate_between_two_decays():
     decay = {"decay_every": 100.0, "decay_rate": 0.5}
     assert _rate(0, 99, **decay) == pytest.approx(0.001)
     assert _rate(0, 100, **decay) == pytest.approx(0.0005)
-    assert _rate(0, 250, **decay, staircase=False) == pytest.approx(0.001 * 0.5**2.5)
+    assert _rate(0, 250, **decay) == pytest.approx(0.00025)
 
 
-def test_warmup_and_decay_over_the_whole_run():
-    run = {"schedule_unit": "run", "warmup": 0.1, "decay_rate": 0.01, "decay_every": 1.0}
-    assert _rate(0, 0, **run, staircase=False) == 0.0
-    assert _rate(0, 50, **run, staircase=False) == pytest.approx(0.001 * 0.01**0.05 * 0.5)
-    assert _rate(0, 1000, **run, staircase=False) == pytest.approx(0.00001)
+def test_warmup_and_a_cosine_over_the_whole_run():
+    run = {
+        "schedule_unit": "run",
+        "warmup": 0.1,
+        "decay": "cosine",
+        "decay_rate": 0.2,
+        "decay_every": 1.0,
+    }
+    assert _rate(0, 0, **run) == 0.0
+    assert _rate(0, 500, **run) == pytest.approx(0.001 * (0.2 + 0.8 * 0.5))
+    assert _rate(0, 1000, **run) == pytest.approx(0.0002)
+    assert _rate(0, 1500, **run) == pytest.approx(0.0002)
+    # A twentieth of the run is half of the warm-up: cos(pi / 20) = 0.98769.
+    assert _rate(0, 50, **run) == pytest.approx(0.001 * (0.2 + 0.8 * 0.993844) * 0.5, rel=1e-5)
 
 
 def test_two_rmsprop_steps_by_hand():

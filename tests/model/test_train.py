@@ -93,7 +93,7 @@ def test_a_diverging_run_ends_with_advice_and_keeps_finite_checkpoints(shards, t
             assert np.isfinite(value).all()
 
 
-def test_a_run_killed_in_the_middle_goes_on_from_its_checkpoint(shards, tmp_path):
+def test_a_run_killed_in_the_middle_goes_on_from_its_checkpoint(shards, tmp_path, capfd):
     command = [sys.executable, "-m", "model.train", *SMALL]
     command += [f"--data={shards}", f"--workdir={tmp_path}", "--set=train.samples=100000"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -102,6 +102,8 @@ def test_a_run_killed_in_the_middle_goes_on_from_its_checkpoint(shards, tmp_path
         while not checkpoint.list_checkpoints(tmp_path):
             assert time.monotonic() < deadline, "no checkpoint within 120 s"
             time.sleep(0.1)
+        assert _train(shards, tmp_path) == 2  # the folder is taken
+        assert f"Another process trains into {tmp_path}" in capfd.readouterr().err
     finally:
         process.kill()
         process.wait()
