@@ -4,7 +4,7 @@
 
 One worker pulls and pushes without computing anything in between, over loopback to real parameter
 servers, with the store of `model.parameter_store` and with the usual layout: each tensor a variable
-of its own, on the server with the least so far. Both apply the same decay, RMSprop and averages.
+of its own, on the server with the least so far. Both do the same arithmetic to every number.
 The two take turns; the median of the rounds is printed.
 """
 
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from model import cluster, quiet
+from model import cluster, train
 from model import config as config_module
 from model.launch import local, processes
 
@@ -45,10 +45,12 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         servers = start_servers(options.num_ps, folder)
         try:
+            here = cluster.Cluster.from_environment()
+            coordinator = train.connect(here)
             for name, overrides, num_classes, closures in CASES:
                 wire = "float32" if "float32" in name else "bfloat16"
                 config = config_module.load_preset("jft", [*overrides, f"train.wire_dtype={wire}"])
-                compare(name, config, num_classes, closures)
+                compare(coordinator, here, name, config, num_classes, closures)
         finally:
             processes.stop(servers)
     return 0
@@ -72,9 +74,8 @@ def start_servers(num_ps, folder):
     return servers
 
 
-def compare(name, config, num_classes, closures):
+def compare(coordinator, here, name, config, num_classes, closures):
     """Prints steps/s of both layouts and their ratio."""
-    coordinator, here = connect()
     from model import zoo
     from model.parameter_store import ParameterStore
 
@@ -101,20 +102,6 @@ def compare(name, config, num_classes, closures):
         print(f"  {kind:20s} {rate:7.1f} steps/s ({spread})")
     flat, usual = medians.values()
     print(f"  ratio                {flat / usual:7.2f}")
-
-
-def connect(_connection=[]):  # noqa: B006
-    """(coordinator, Cluster): connects once a process, as TensorFlow allows."""
-    if not _connection:
-        here = cluster.Cluster.from_environment()
-        quiet.start_tensorflow(*here.threads())
-        cluster.wait_for_servers(here, lambda message: print(message, file=sys.stderr))
-        import tensorflow as tf
-
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        strategy = tf.distribute.ParameterServerStrategy(resolver)
-        _connection += [tf.distribute.coordinator.ClusterCoordinator(strategy), here]
-    return _connection
 
 
 def exchange_function(store):
@@ -195,9 +182,10 @@ class VariablePerTensor:
         updates = zip(self._statistics, statistics, pulled.statistics, strict=True)
         for path, new, old in updates:
             device, (values, ema) = self._cells[path]
-            difference = new - old
+            keep = self._config.network.batch_norm_momentum
+            batch = (new - keep * old) / (1.0 - keep)
             with tf.device(device):
-                values.assign_add(difference, read_value=False)
+                values.assign_sub((1.0 - keep) * (values.read_value() - batch), read_value=False)
                 ema.assign_sub(0.1 * (ema.read_value() - values.read_value()), read_value=False)
         counts = [tf.cast(value, tf.float64) for value in (1, batch_size, loss, pulled.step)]
         with tf.device(self._counters.device):

@@ -16,6 +16,7 @@ from pipeline import labels
 from pipeline.labels import Vocabulary
 
 _HEADER = ["class", "weight"]
+_MAX_WEIGHT = 1e303  # the sum of 100,000 larger ones would overflow
 _EXIT_USAGE = 2
 
 
@@ -65,13 +66,13 @@ def from_counts(counts: np.ndarray, power: float) -> np.ndarray:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """The lines below the header with their numbers, from 1; blank lines are left out."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ClassWeightsError(f"{path}: the class weights cannot be read: {error}.") from error
-    if not lines or [cell.strip() for cell in lines[0].split("\t")] != _HEADER:
+    if [cell.strip() for cell in lines[0].split("\t")] != _HEADER:
         raise ClassWeightsError(
             f"{path}: line 1 must be the header 'class<TAB>weight'. "
-            f"Received: {lines[0] if lines else 'an empty file'!r}."
+            f"Received: {lines[0] or 'an empty file'!r}."
         )
     rows = enumerate((line.split("\t") for line in lines[1:]), start=2)
     return [(number, [cell.strip() for cell in cells]) for number, cells in rows if any(cells)]
@@ -91,8 +92,11 @@ def _read_row(cells: list[str], vocabulary: Vocabulary, weights: np.ndarray) -> 
         weight = float(text)
     except ValueError:
         weight = math.nan
-    if not (math.isfinite(weight) and weight >= 0):
-        return f"the weight of class {key!r} must be a finite number, 0 or more. Received: {text!r}"
+    if not 0 <= weight <= _MAX_WEIGHT:
+        return (
+            f"the weight of class {key!r} must be a number from 0 to {_MAX_WEIGHT:g}. "
+            f"Received: {text!r}"
+        )
     weights[class_id] = weight
     return None
 

@@ -34,7 +34,7 @@ class EvaluationSet:
         """
         vocabulary = metadata.load_vocabulary(data)
         weights, sha256 = np.ones(len(vocabulary)), None
-        if weights_path:
+        if weights_path is not None:
             weights = class_weights.read(weights_path, vocabulary)
             sha256 = hashlib.sha256(Path(weights_path).read_bytes()).hexdigest()
         evaluation_set = cls(

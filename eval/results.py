@@ -62,6 +62,15 @@ class Results:
         """The report that is shown."""
         return json.loads(self.report_path.read_text())
 
+    def shows(self, step: int) -> bool:
+        """Whether the folder is whole and the report that is shown is the one of this step."""
+        try:
+            return (
+                self.report()["step"] == self.examples()["step"] == self.step_report(step)["step"]
+            )
+        except (OSError, ValueError, KeyError):
+            return False
+
     def examples(self) -> dict[str, Any]:
         """The example images of the report that is shown."""
         return json.loads((self.folder / "examples.json").read_text())

@@ -16,7 +16,7 @@ from eval.evaluation_set import EvaluationError
 from eval.evaluator import Evaluator
 from eval.report import write_page
 from eval.results import Results
-from model import checkpoint
+from model import checkpoint, run_folder
 from model.checkpoint import Checkpoint, CheckpointError
 
 _SECONDS_BETWEEN_LOOKS = 2.0
@@ -40,7 +40,7 @@ def watch(evaluator: Evaluator, results: Results, timeout: float) -> dict[str, A
     deadline = time.monotonic() + timeout
     while True:
         # In this order: a checkpoint that is written between the two looks is not missed.
-        training_ended = checkpoint.is_training_complete(workdir)
+        training_ended = run_folder.is_completed(workdir)
         waiting = _waiting(workdir, finished)
         if waiting:
             finished.add(waiting[-1].step)
@@ -66,6 +66,8 @@ def _finished(evaluator: Evaluator, results: Results) -> set[int]:
     evaluated = {
         line["step"]: line["checkpoint_sha256"] for line in results.history(evaluator.conditions())
     }
+    if evaluated and not results.shows(max(evaluated)):
+        del evaluated[max(evaluated)]  # evaluated once more, to be shown
     for candidate in checkpoint.list_checkpoints(evaluator.workdir):
         if candidate.step in evaluated:
             with contextlib.suppress(CheckpointError):  # deleted meanwhile

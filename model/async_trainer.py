@@ -6,17 +6,50 @@ store, so that they count what was applied, whatever was scheduled, lost or repe
 """
 
 import contextlib
+import os
+import re
+import threading
 import time
 
 import numpy as np
 import tensorflow as tf
 
 from model import checkpoint, optimizers
-from model.cluster import ClusterError
+from model.cluster import EXIT_TRY_AGAIN, ClusterError
 from model.input import training_dataset
 from model.run_folder import TrainingError
 from model.telemetry import Telemetry, report
 from model.training_step import training_step
+
+
+class Watchdog:
+    """Calls a function when it has not been fed for `timeout` seconds, within a `with` block.
+
+    For what blocks inside TensorFlow without a deadline: a read from a ps that is stopped.
+    """
+
+    def __init__(self, timeout, function):
+        self._timeout = timeout
+        self._function = function
+        self._fed = time.monotonic()
+        self._ended = threading.Event()
+
+    def __enter__(self):
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self._ended.set()
+
+    def feed(self):
+        """Says that all is well."""
+        self._fed = time.monotonic()
+
+    def _watch(self):
+        while not self._ended.wait(self._timeout / 10):
+            if time.monotonic() - self._fed > self._timeout:
+                self._function()
+                return
 
 
 class InProcess:
@@ -60,11 +93,12 @@ class OnCluster:
         time.sleep(0.05)
 
     def close(self):
-        """Waits until the workers have run what is in the queue."""
-        deadline = time.monotonic() + 120.0
+        """Gives the workers a minute to run what is in the queue; nothing depends on it."""
+        deadline = time.monotonic() + 60.0
         while not self._coordinator.done():
             if time.monotonic() > deadline:
-                raise ClusterError("The workers did not finish their last steps within 120 s.")
+                report("Not waiting longer for the last steps of a worker that does not answer")
+                return
             time.sleep(0.05)
 
 
@@ -108,8 +142,14 @@ def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0)
         saved = checkpoint.save(run_dir, state, class_list_hash, config.train.keep_checkpoints)
         report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
 
-    with _errors_in_words():
+    def give_up():
+        report(f"model.train: no answer from a parameter server for {stall_timeout:.0f} s")
+        os._exit(EXIT_TRY_AGAIN)
+
+    stall_timeout = config.train.stall_timeout
+    with _errors_in_words(), Watchdog(stall_timeout, give_up) as watchdog:
         progress = store.progress()
+        first_step = progress.step
         telemetry = Telemetry(config, run_dir, progress, rate, seconds_before)
         last_checkpoint = last_step_at = time.monotonic()
         while progress.samples < config.train.samples:
@@ -118,15 +158,16 @@ def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0)
             executor.advance(step, step + steps_missing)
             progress = store.progress()
             telemetry.update(progress)
+            watchdog.feed()
             now = time.monotonic()
             if progress.step > step:
                 last_step_at = now
-            elif now - last_step_at > config.train.stall_timeout:
+            elif now - last_step_at > stall_timeout:
+                save()  # the servers answer: nothing needs to be lost
                 raise ClusterError(
-                    f"No worker has finished a step for {config.train.stall_timeout:.0f} s, "
-                    f"since step {step}."
+                    f"No worker has finished a step for {stall_timeout:.0f} s, since step {step}."
                 )
-            if now - last_checkpoint > config.train.checkpoint_every:
+            if now - last_checkpoint > config.train.checkpoint_every and step > first_step:
                 save()
                 last_checkpoint = now
         executor.close()
@@ -163,12 +204,14 @@ def _errors_in_words():
         ) from error
     except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
         raise TrainingError(
-            f"A shard is damaged or gone: {_first_line(error)} `python -m pipeline.verify` names "
+            f"A shard is damaged or gone: {_core_of(error)}. `python -m pipeline.verify` names "
             "what is wrong; the pipeline writes the shard anew."
         ) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        raise ClusterError(f"A parameter server was lost: {_first_line(error)}") from error
+        raise ClusterError(f"A parameter server was lost: {_core_of(error)}") from error
 
 
-def _first_line(error):
-    return str(error).strip().split("\n")[0][:300]
+def _core_of(error):
+    """What a TensorFlow error says, without the graph and the stack around it."""
+    found = re.search(r"(corrupted|truncated) record at \d+|[^\n;]*No such file[^\n]*", str(error))
+    return found[0] if found else str(error).strip().split("\n")[0][:300]

@@ -25,6 +25,7 @@ import safetensors.numpy
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8,})")
 _FILES = ("ema", "parameters", "slots")
+_STATE_KEYS = ("step", "samples", "seconds", "class_list_sha256", "sha256")
 _SLOTS = ("mean_square", "momentum")
 
 
@@ -62,10 +63,14 @@ def save(run_dir, state, class_list_hash, keep):
     final = folder / f"step-{state['step']:08d}"
     if not (final / "state.json").is_file():
         temporary = folder / f"{final.name}.tmp-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _write(temporary, state, class_list_hash)
-        os.replace(temporary, final)
+        try:
+            _write(temporary, state, class_list_hash)
+            shutil.rmtree(final, ignore_errors=True)  # what is left of one that was being deleted
+            os.replace(temporary, final)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     _retain(run_dir, keep)
     return Checkpoint(state["step"], str(final))
 
@@ -110,32 +115,33 @@ def read_state(path):
             f"{path} is no checkpoint of this program: state.json has no format_version "
             f"{FORMAT_VERSION}."
         )
+    missing = [key for key in _STATE_KEYS if key not in state]
+    if missing:
+        raise CheckpointError(f"{path} is damaged: state.json has no {', '.join(missing)}.")
     return state
 
 
 def load_newest(run_dir, report):
     """The newest usable checkpoint's state for ParameterStore.restore, or None in a new run.
 
-    A checkpoint that cannot be read is reported (a function of one string) and the one before it
-    is used. CheckpointError if there are some but none can be used.
+    A checkpoint that cannot be read is reported (a function of one string) and set aside as
+    step-N.damaged, and the one before it is used. CheckpointError if none can be used.
     """
     checkpoints = list_checkpoints(run_dir)
     for candidate in reversed(checkpoints):
         try:
             return load(candidate.path)
         except CheckpointError as error:
-            report(f"Passing over a damaged checkpoint: {error}")
+            report(f"Setting aside a damaged checkpoint: {error}")
+            aside = f"{candidate.path}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(candidate.path, aside)
     if checkpoints:
         raise CheckpointError(
             f"None of the {len(checkpoints)} checkpoints below {run_dir} can be read. "
-            "Move them away to train from the start."
+            "They are set aside as step-*.damaged; the next start trains from the beginning."
         )
     return None
-
-
-def is_training_complete(run_dir):
-    """Whether training into this folder has ended, all of it."""
-    return (Path(run_dir) / "completed.json").is_file()
 
 
 def _write(folder, state, class_list_hash):
@@ -169,7 +175,7 @@ def _write_durably(path, data):
 
 
 def _read_tensors(path, name):
-    wanted = read_state(path)["sha256"][name]
+    wanted = read_state(path)["sha256"].get(name)
     file = path / f"{name}.safetensors"
     try:
         data = file.read_bytes()

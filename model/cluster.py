@@ -20,6 +20,8 @@ from pathlib import Path
 from model import quiet
 from model.config import ConfigError
 
+EXIT_TRY_AGAIN = 75  # what a ClusterError ends a process with
+
 ROLES = ("chief", "ps", "worker")
 CONNECT_TIMEOUT = 120.0  # seconds until every server of a starting cluster must answer
 
@@ -44,11 +46,11 @@ class Cluster:
             return None
         try:
             config = json.loads(text)
-            addresses = {role: tuple(hosts) for role, hosts in config["cluster"].items()}
+            addresses = {role: _addresses(hosts) for role, hosts in config["cluster"].items()}
             role, index = config["task"]["type"], int(config["task"]["index"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"TF_CONFIG is not what TensorFlow describes clusters with ({error!r}). "
+                f"TF_CONFIG is not what TensorFlow describes clusters with ({error}). "
                 f"Received: {text[:200]}"
             ) from error
         for needed in ROLES:
@@ -96,47 +98,18 @@ class Cluster:
         ]
 
 
-def servers(self):
-    """[(name, address)] of all that must listen before the chief can begin."""
-    return [
-        (f"{role} {i}", address)
-        for role in ("ps", "worker")
-        for i, address in enumerate(self.addresses[role])
-    ]
-
-
-def set_threads(cluster):
-    """Divides this host's cores among the cluster's processes on it. Call before anything else.
-
-    With fewer operator threads than there are tasks, closures block each other for ever: each
-    waits in a thread for a message that needs a thread to be sent.
-    """
-    import tensorflow as tf
-
-    num_tasks = sum(len(addresses) for addresses in cluster.addresses.values())
-    cores = os.cpu_count() or 1
-    tf.config.threading.set_inter_op_parallelism_threads(max(cores, num_tasks + 1))
-    tf.config.threading.set_intra_op_parallelism_threads(_cores_a_worker(cluster, cores))
-
-
-def _cores_a_worker(cluster, cores):
-    host = cluster.addresses[cluster.role][cluster.index].rsplit(":", 1)[0]
-    neighbours = sum(a.rsplit(":", 1)[0] == host for a in cluster.addresses["worker"])
-    return max(1, cores // max(1, neighbours))
-
-
 def serve(cluster, run_dir):
     """Serves as ps or worker until training into `run_dir` has ended. Never returns earlier.
 
     TensorFlow's own `server.join()` never returns at all: what ends this is the marker that the
     chief writes last.
     """
+    marker = Path(run_dir) / "completed.json"
+    before = _contents(marker)
     inter_op_threads, intra_op_threads = cluster.threads()
     quiet.start_tensorflow(inter_op_threads, intra_op_threads)
     import tensorflow as tf
 
-    marker = Path(run_dir) / "completed.json"
-    before = _contents(marker)
     tf.distribute.Server(
         tf.train.ClusterSpec({role: list(a) for role, a in cluster.addresses.items()}),
         job_name=cluster.role,
@@ -173,6 +146,17 @@ def wait_for_servers(cluster, report, timeout=CONNECT_TIMEOUT):
             report(f"Waiting for {names}")
             next_report += 5.0
         time.sleep(0.2)
+
+
+def _addresses(hosts):
+    """A role's addresses, checked: a list of host:port."""
+    if not isinstance(hosts, list):
+        raise TypeError(f"addresses stand in a list, not {hosts!r}")
+    for address in hosts:
+        host, colon, port = str(address).rpartition(":")
+        if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError(f"{address!r} is not host:port")
+    return tuple(hosts)
 
 
 def _host(address):

@@ -87,6 +87,8 @@ _POSITIVE = (
     "input.image_size",
     "input.batch_size",
     "input.shuffle_buffer",
+    "input.min_crop_area",
+    "input.eval_crop",
     "optimizer.learning_rate",
     "optimizer.decay_every",
     "train.samples",
@@ -96,6 +98,7 @@ _POSITIVE = (
     "train.log_every",
     "train.stall_timeout",
 )
+_BELOW_ONE = ("network.batch_norm_momentum",)  # at 1 the statistics would never move
 _SHARES = (  # at least 0, at most 1
     "network.batch_norm_momentum",
     "input.min_crop_area",
@@ -108,6 +111,7 @@ _SHARES = (  # at least 0, at most 1
 _NOT_NEGATIVE = (
     "network.middle_modules",
     "input.decode_threads",
+    "train.seed",
     "optimizer.warmup",
     "optimizer.weight_decay",
     "optimizer.epsilon",
@@ -200,6 +204,8 @@ def _check_values(config):
         _check(config, key, lambda value: 0 <= value < float("inf"), "must not be negative")
     for key in _SHARES:
         _check(config, key, lambda value: 0 <= value <= 1, "must be between 0 and 1")
+    for key in _BELOW_ONE:
+        _check(config, key, lambda value: value < 1, "must be below 1")
     for key, choices in _CHOICES.items():
         _check(config, key, lambda value, c=choices: value in c, f"must be one of {choices}")
 

@@ -15,7 +15,11 @@ Each segment of the flat layout has a rule of its own:
 
     decayed      kernels: RMSprop and weight decay        sent in the wire type
     plain        other trainable parameters: RMSprop      sent in the wire type
-    statistics   moving means and variances: += new - old sent in float32
+    statistics   moving means and variances               sent in float32
+
+Statistics move toward what a batch held, from where they are by then: value += (1 - m) (batch -
+value), with m the network's batch_norm_momentum. Adding a worker's own `new - old` instead drives
+variances below zero once more than 1 / (1 - m) workers start from the same value.
 """
 
 import dataclasses
@@ -57,7 +61,7 @@ class Layout:
     @classmethod
     def of(cls, network):
         """The layout of a built Keras model. Kernels, and only they, are decayed (section 4.3)."""
-        segments = {"decayed": [], "plain": [], "statistics": []}
+        segments: dict[str, list[Tensor]] = {"decayed": [], "plain": [], "statistics": []}
         for variable in network.variables:
             tensor = Tensor(variable.path, tuple(variable.shape))
             if not variable.trainable:
@@ -125,7 +129,7 @@ def place(layout, devices):
             num_pieces = len(devices) * -(-total // (MAX_BLOCK * len(devices)))
         for i in range(num_pieces):
             size = total * (i + 1) // num_pieces - total * i // num_pieces
-            device = min(devices, key=loads.get)
+            device = min(devices, key=lambda device: loads[device])
             loads[device] += size
             placements.append(Placement(name, size, device))
     return placements
@@ -154,7 +158,7 @@ class _Block:
             return tf.cast(values, wire_dtype) if self.trainable else values
 
     def apply(self, config, update, rate, ema_decay):
-        """Applies a gradient (or a difference of statistics) that came over the wire."""
+        """Applies a gradient (or a batch's statistics) that came over the wire."""
         with tf.device(self.device):
             if self.trainable:
                 gradient = tf.cast(update, tf.float32)
@@ -169,7 +173,9 @@ class _Block:
                     rate,
                 )
             else:
-                self.values.assign_add(update, read_value=False)
+                keep = config.network.batch_norm_momentum
+                difference = self.values.read_value() - update
+                self.values.assign_sub((1.0 - keep) * difference, read_value=False)
             difference = self.ema.read_value() - self.values.read_value()
             self.ema.assign_sub((1.0 - ema_decay) * difference, read_value=False)
 
@@ -248,10 +254,11 @@ class ParameterStore:
             loss: float32 scalar, for the progress line.
         """
         updates = dict(zip(self._trainable_order, gradients, strict=True))
+        keep = self._config.network.batch_norm_momentum
         for path, new, old in zip(
             self._statistics_order, statistics, pulled.statistics, strict=True
         ):
-            updates[path] = new - old  # workers add what they saw; none overwrites another
+            updates[path] = (new - keep * old) / (1.0 - keep)  # what the batch held
         rate = optimizers.learning_rate(self._config, pulled.step, pulled.samples)
         ema_decay = self._ramped_ema_decay(pulled.step)
 
@@ -326,7 +333,7 @@ class ParameterStore:
     def describe(self):
         """Lines that say what lies where, and how many bytes a step moves."""
         element = self._wire_dtype.size
-        per_device = {}
+        per_device: dict[str, tuple[int, int]] = {}
         pull_bytes = push_bytes = 0
         for block in self._blocks:
             state_bytes = block.size * 4 * (4 if block.trainable else 2)

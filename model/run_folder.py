@@ -38,24 +38,45 @@ def hold(run_dir):
         yield
 
 
-def prepare(run_dir, config, vocabulary, class_counts, report):
-    """Makes a new run's folder, or checks that this run may go on in an old one.
+def check(run_dir, config, vocabulary, report):
+    """Checks that this run may go on in the folder, if there is a run in it.
 
     Raises ConfigError where the network or the class list differ from the run that is there;
-    other differences are reported (a function of one string) and stand from now on.
+    other differences are reported (a function of one string).
     """
     folder = Path(run_dir)
+    if not (folder / "config.toml").exists():
+        return
+    differences = config_module.differences(config, read_config(folder))
+    for line in differences:
+        if line.startswith("network."):
+            raise ConfigError(
+                f"{folder} holds a run of another network ({line}). Train into another folder."
+            )
+    if differences:
+        report("The configuration differs from the run's: " + "; ".join(differences))
+    before = read_vocabulary(folder)
+    if before.classes != vocabulary.classes:
+        raise ConfigError(
+            f"{folder} holds a run over {len(before)} classes, and the data has "
+            f"{len(vocabulary)} or others. Train into another folder."
+        )
+
+
+def write(run_dir, config, vocabulary, class_counts):
+    """Writes what the run's folder says of the run: when training is about to begin or go on."""
+    folder = Path(run_dir)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    config_path = folder / "config.toml"
-    if config_path.exists():
-        _compare(folder, config, vocabulary, report)
     _replace(folder / "classes.tsv", vocabulary.write)
     _replace(
         folder / "class_counts.tsv",
         lambda path: labels.write_class_counts(path, vocabulary, class_counts),
     )
     # Last: a folder with a configuration is a complete one.
-    _replace(config_path, lambda path: Path(path).write_text(config_module.to_toml(config)))
+    _replace(
+        folder / "config.toml",
+        lambda path: Path(path).write_text(config_module.to_toml(config)),
+    )
 
 
 def read_config(run_dir):
@@ -93,26 +114,14 @@ def mark_completed(run_dir, end):
     )
 
 
+def is_completed(run_dir):
+    """Whether training into this folder has ended, all of it."""
+    return (Path(run_dir) / "completed.json").is_file()
+
+
 def clear_completed(run_dir):
     """Takes the marker away: training goes on."""
     (Path(run_dir) / "completed.json").unlink(missing_ok=True)
-
-
-def _compare(folder, config, vocabulary, report):
-    differences = config_module.differences(config, read_config(folder))
-    for line in differences:
-        if line.startswith("network."):
-            raise ConfigError(
-                f"{folder} holds a run of another network ({line}). Train into another folder."
-            )
-    if differences:
-        report("Going on with another configuration: " + "; ".join(differences))
-    before = read_vocabulary(folder)
-    if before.classes != vocabulary.classes:
-        raise ConfigError(
-            f"{folder} holds a run over {len(before)} classes, and the data has "
-            f"{len(vocabulary)} or others. Train into another folder."
-        )
 
 
 def _replace(path, write):

@@ -12,6 +12,7 @@ What a start does, in this order:
 """
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -23,12 +24,12 @@ from pipeline import labels, metadata
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
-EXIT_TRY_AGAIN = 75
 EXIT_INTERRUPTED = 130
 
 USERS_ERRORS = (
     checkpoint.CheckpointError,
     config_module.ConfigError,
+    OSError,
     labels.LabelError,
     metadata.MetadataError,
     run_folder.TrainingError,
@@ -44,11 +45,10 @@ def main(argv=None):
         if here and here.role != "chief":
             cluster.serve(here, options.workdir)
         else:
-            with run_folder.hold(options.workdir):
-                lead(config, here, options)
+            lead(config, here, options)
     except cluster.ClusterError as error:
         report(f"model.train: {error}")
-        return EXIT_TRY_AGAIN
+        return cluster.EXIT_TRY_AGAIN
     except USERS_ERRORS as error:
         report(f"model.train: {error}")
         return EXIT_USAGE
@@ -86,13 +86,20 @@ def parse(argv):
 def lead(config, here, options):
     """Trains: as the chief of the cluster `here`, or alone where that is None."""
     vocabulary, split = _open_data(options)
-    state = _open_run(options.workdir, config, vocabulary, split)
-    if state and state["samples"] >= config.train.samples:
-        report(f"{options.workdir} is trained already: {state['samples']:,} images.")
-        run_folder.mark_completed(options.workdir, state)
-        return
+    with run_folder.hold(options.workdir):
+        state = _open_run(options.workdir, config, vocabulary)
+        if state and state["samples"] >= config.train.samples:
+            report(f"{options.workdir} is trained already: {state['samples']:,} images.")
+            end = state
+        else:
+            run_folder.write(options.workdir, config, vocabulary, split.class_counts)
+            end = _train(config, here, options.workdir, vocabulary, split, state)
+        run_folder.mark_completed(options.workdir, end)
 
-    coordinator = _start_tensorflow(here)
+
+def _train(config, here, run_dir, vocabulary, split, state):
+    """Trains on from `state`, or from the start where that is None; returns how far it came."""
+    coordinator = connect(here)
     network, store = _build(config, here, vocabulary, split, state)
 
     from model import async_trainer
@@ -102,15 +109,15 @@ def lead(config, here, options):
         config,
         store,
         executor,
-        options.workdir,
+        run_dir,
         run_folder.class_list_hash(vocabulary),
         seconds_before=state["seconds"] if state else 0.0,
     )
-    run_folder.mark_completed(options.workdir, end)
     report(
         f"Trained on {end['samples']:,} images in {end['step']:,} steps and "
-        f"{end['seconds']:.0f} s: {options.workdir}"
+        f"{end['seconds']:.0f} s: {run_dir}"
     )
+    return end
 
 
 def _open_data(options):
@@ -125,22 +132,25 @@ def _open_data(options):
     return vocabulary, split
 
 
-def _open_run(run_dir, config, vocabulary, split):
-    """Prepares the run's folder; returns the state to go on from, or None."""
-    run_folder.prepare(run_dir, config, vocabulary, split.class_counts, report)
-    state = checkpoint.load_newest(run_dir, report)
-    if not state or state["samples"] < config.train.samples:
-        run_folder.clear_completed(run_dir)
-    return state
+def _open_run(run_dir, config, vocabulary):
+    """The state to go on from, or None in a new run."""
+    run_folder.check(run_dir, config, vocabulary, report)
+    run_folder.clear_completed(run_dir)  # before the slow part: a watching evaluator looks at it
+    return checkpoint.load_newest(run_dir, report)
 
 
-def _start_tensorflow(here):
-    """Starts the runtime and, in a cluster, waits for its servers; returns its coordinator."""
+def connect(here):
+    """Starts TensorFlow and, in a cluster, waits for its servers; returns its coordinator."""
     quiet.start_tensorflow(*here.threads() if here else ())
     if not here:
         return None
     cluster.wait_for_servers(here, report)
     import tensorflow as tf
+
+    # The coordinator logs a stack for each worker that dies and each closure that fails. Who has
+    # died is said by the launcher, and what went wrong for good by the exception.
+    tf.get_logger().setLevel(logging.CRITICAL)
+    tf.get_logger().propagate = False
 
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     strategy = tf.distribute.ParameterServerStrategy(resolver)

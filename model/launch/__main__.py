@@ -8,19 +8,24 @@ import sys
 
 from model import train
 from model.launch import local
+from model.telemetry import report
 
 
 def main(argv=None):
     """Runs the command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     options, train_arguments = parse(argv)
-    return local.launch(
-        num_workers=options.num_workers,
-        num_ps=options.num_ps,
-        max_restarts=options.max_restarts,
-        run_dir=train.parse(train_arguments).workdir,
-        train_arguments=train_arguments,
-    )
+    try:
+        return local.launch(
+            num_workers=options.num_workers,
+            num_ps=options.num_ps,
+            max_restarts=options.max_restarts,
+            run_dir=train.parse(train_arguments).workdir,
+            train_arguments=train_arguments,
+        )
+    except OSError as error:
+        report(f"model.launch: {error}")
+        return train.EXIT_USAGE
 
 
 def parse(argv):
@@ -45,7 +50,7 @@ def parse(argv):
         "--max_restarts",
         type=int,
         default=10,
-        help="process restarts without a new step in between before giving up (default: 10)",
+        help="restarts without a progress line in between before giving up (default: 10)",
     )
     if "--" not in argv and not {"-h", "--help"} & set(argv):
         parser.error("the arguments of model.train follow `--`, for example -- --preset=demo ...")

@@ -15,9 +15,11 @@ import threading
 import time
 from pathlib import Path
 
+from model import run_folder
+from model.cluster import EXIT_TRY_AGAIN
 from model.launch import processes
 from model.telemetry import report
-from model.train import EXIT_INTERRUPTED, EXIT_TRY_AGAIN, EXIT_USAGE
+from model.train import EXIT_INTERRUPTED, EXIT_USAGE
 
 
 @dataclasses.dataclass
@@ -27,6 +29,7 @@ class Member:
     role: str
     index: int
     process: subprocess.Popen
+    restart_at: float | None = None  # time.monotonic() when a dead one is started again
 
     @property
     def name(self):
@@ -46,15 +49,19 @@ def launch(num_workers, num_ps, max_restarts, run_dir, train_arguments):
             cluster = _LocalCluster(num_workers, num_ps, run_dir, train_arguments, restarts)
             with cluster:
                 exit_code = cluster.wait()
-            if exit_code != EXIT_TRY_AGAIN or not restarts.allow("the cluster"):
+            if exit_code != EXIT_TRY_AGAIN:
                 return exit_code
+            delay = restarts.delay("the cluster")
+            if delay is None:
+                return exit_code
+            time.sleep(delay)
     except KeyboardInterrupt:
         report("model.launch: interrupted; all processes are stopped")
         return EXIT_INTERRUPTED
 
 
 class _Restarts:
-    """Counts restarts, and forgets them when training has got further."""
+    """Counts restarts, and forgets them when training has written a progress line since."""
 
     def __init__(self, run_dir, max_restarts):
         self._metrics = Path(run_dir) / "metrics.jsonl"
@@ -62,18 +69,17 @@ class _Restarts:
         self._count = 0
         self._progress = self._size()
 
-    def allow(self, name):
-        """Whether `name` may start again; waits a moment longer each time without progress."""
+    def delay(self, name):
+        """Seconds until `name` may start again, longer each time without progress; None: never."""
         progress = self._size()
         if progress != self._progress:
             self._count, self._progress = 0, progress
         self._count += 1
         if self._count > self._max:
-            report(f"model.launch: gave up after {self._max} restarts without a new step")
-            return False
+            report(f"model.launch: gave up after {self._max} restarts without progress")
+            return None
         report(f"model.launch: starting {name} again ({self._count} of {self._max})")
-        time.sleep(min(0.5 * 2 ** (self._count - 1), 30.0))
-        return True
+        return min(0.5 * 2 ** (self._count - 1), 30.0)
 
     def _size(self):
         try:
@@ -118,23 +124,38 @@ class _LocalCluster:
         """Watches the processes until the chief ends; returns its exit code."""
         while True:
             for member in self._members:
-                exit_code = member.process.poll()
-                if exit_code is None:
-                    continue
-                if member.role == "chief":
-                    self._let_servers_end(exit_code)
-                    return exit_code if exit_code >= 0 else EXIT_TRY_AGAIN
-                if (self._run_dir / "completed.json").exists() and exit_code == 0:
-                    continue
-                report(f"model.launch: {member.name} ended with {_describe(exit_code)}")
-                if exit_code == EXIT_USAGE:  # starting it again would end in the same way
-                    report(f"model.launch: its log says: {self._last_line(member)}")
+                exit_code = self._look_after(member)
+                if exit_code is not None:
                     return exit_code
-                if member.role == "ps" or not self._restarts.allow(member.name):
-                    return EXIT_TRY_AGAIN
+            time.sleep(0.2)
+
+    def _look_after(self, member):
+        """Replaces a dead worker; returns an exit code when the whole cluster has to end."""
+        if member.restart_at is not None:
+            if time.monotonic() >= member.restart_at:
+                member.restart_at = None
                 member.process = self._start(member.role, member.index)
                 report(f"model.launch: {member.name} is pid {member.process.pid}")
-            time.sleep(0.2)
+            return None
+        exit_code = member.process.poll()
+        if exit_code is None:
+            return None
+        if member.role == "chief":
+            self._let_servers_end(exit_code)
+            return exit_code if exit_code >= 0 else EXIT_TRY_AGAIN
+        if exit_code == 0 and run_folder.is_completed(self._run_dir):
+            return None
+        report(f"model.launch: {member.name} ended with {_describe(exit_code)}")
+        if exit_code == EXIT_USAGE:  # starting it again would end in the same way
+            report(f"model.launch: its log says: {self._last_line(member)}")
+            return exit_code
+        if member.role == "ps":
+            return EXIT_TRY_AGAIN
+        delay = self._restarts.delay(member.name)
+        if delay is None:
+            return EXIT_TRY_AGAIN
+        member.restart_at = time.monotonic() + delay
+        return None
 
     def _start(self, role, index):
         environment = dict(os.environ)

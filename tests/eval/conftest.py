@@ -28,7 +28,7 @@ def _made_once(network, tmp_path_factory):
     write_dataset(folder / "data")
     run_dir = folder / "run"
     counts = np.array([50, 30, 20, 10])
-    run_folder.prepare(run_dir, config.load_preset("demo", TINY), CLASSES, counts, print)
+    run_folder.write(run_dir, config.load_preset("demo", TINY), CLASSES, counts)
     for step in STEPS:
         save_checkpoint(run_dir, network, step)
     metrics = [{"step": step, "samples": 32 * step, "train/loss": 5.0 / step} for step in (5, 15)]

@@ -33,7 +33,7 @@ def test_what_is_written_is_read_back_to_the_last_bit(tmp_path):
     [
         ([*GOOD, "a\t1"], "line 9: class 'a' has a weight already"),
         ([*GOOD, "z\t1"], "line 9: class 'z' is not in the class list"),
-        (["a\t-1", *GOOD[1:]], "line 2: the weight of class 'a' must be a finite number"),
+        (["a\t-1", *GOOD[1:]], "line 2: the weight of class 'a' must be a number from 0"),
         (["a\tnan", *GOOD[1:]], "Received: 'nan'"),
         (["a\tinf", *GOOD[1:]], "Received: 'inf'"),
         (["a\tmuch", *GOOD[1:]], "Received: 'much'"),

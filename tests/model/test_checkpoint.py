@@ -81,6 +81,16 @@ def test_a_truncated_file_is_refused_by_name_and_the_checkpoint_before_is_used(t
     messages = []
     assert checkpoint.load_newest(tmp_path, messages.append)["step"] == 1
     assert "step-00000002" in messages[0]
+    # The step can be reached, and saved, again.
+    assert _save(tmp_path, 2, keep=1) == newest
+    assert checkpoint.load_newest(tmp_path, pytest.fail)["step"] == 2
+
+
+def test_what_is_left_of_a_deleted_checkpoint_does_not_hinder_the_next(tmp_path):
+    leftover = tmp_path / "checkpoints" / "step-00000003"
+    leftover.mkdir(parents=True)
+    (leftover / "ema.safetensors").write_bytes(b"old")
+    assert checkpoint.load(_save(tmp_path, 3).path)["step"] == 3
 
 
 def test_one_flipped_bit_is_noticed(tmp_path):
@@ -98,6 +108,10 @@ def test_a_foreign_folder_is_refused(tmp_path):
     folder.mkdir(parents=True)
     (folder / "state.json").write_text(json.dumps({"step": 9}))
     with pytest.raises(CheckpointError, match="no checkpoint of this program"):
+        checkpoint.load(folder)
+    state = {"format_version": 1, "step": 9, "samples": 9}
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="has no seconds, class_list_sha256, sha256"):
         checkpoint.load(folder)
     with pytest.raises(CheckpointError, match="None of the 1 checkpoints"):
         checkpoint.load_newest(tmp_path, _ignore)

@@ -35,7 +35,7 @@ def test_roles_and_devices_are_read():
 
 
 def test_there_are_more_operator_threads_than_tasks():
-    read = Cluster.from_environment(_environment(ps=[f"h:{i}" for i in range(99)]))
+    read = Cluster.from_environment(_environment(ps=[f"h:{i}" for i in range(1, 100)]))
     inter_op_threads, intra_op_threads = read.threads()
     assert inter_op_threads >= 103
     assert intra_op_threads >= 1
@@ -47,6 +47,10 @@ def test_there_are_more_operator_threads_than_tasks():
         ({"TF_CONFIG": "{"}, "not what TensorFlow describes clusters with"),
         ({"TF_CONFIG": "[]"}, "not what TensorFlow describes clusters with"),
         (_environment(ps=[]), "names no ps"),
+        (_environment(ps="127.0.0.1:2"), "addresses stand in a list"),
+        (_environment(worker=["127.0.0.1", "b:1"]), "'127.0.0.1' is not host:port"),
+        (_environment(worker=[3, "b:1"]), "3 is not host:port"),
+        (_environment(worker=["a:x", "b:1"]), "'a:x' is not host:port"),
         (_environment(role="worker", index=2), "task is worker 2"),
         (_environment(role="evaluator", index=0), "task is evaluator 0"),
     ],

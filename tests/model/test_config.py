@@ -49,6 +49,9 @@ def test_overrides_are_parsed_as_their_fields_types():
         ("train.samples=1.5", "must be an integer. Received: 1.5"),
         ("input.batch_size=true", "must be an integer. Received: True"),
         ("train.wire_dtype=float64", "must be one of"),
+        ("input.min_crop_area=0", "must be above zero. Received: 0.0"),
+        ("train.seed=-1", "must not be negative. Received: -1"),
+        ("network.batch_norm_momentum=1.0", "must be below 1. Received: 1.0"),
         ("input.image_size=-1", "must be above zero. Received: -1"),
     ],
 )

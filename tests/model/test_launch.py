@@ -128,6 +128,7 @@ def test_a_worker_killed_with_sigkill_is_replaced_and_training_ends_whole(start)
     _assert_all_gone(launch.all_pids())
 
 
+@pytest.mark.slow
 def test_after_the_death_of_a_ps_training_goes_on_from_the_newest_checkpoint(start):
     launch = start("--set", "train.samples=9600")
     launch.wait_until(lambda: checkpoint.list_checkpoints(launch.run), "a checkpoint")
@@ -136,6 +137,43 @@ def test_after_the_death_of_a_ps_training_goes_on_from_the_newest_checkpoint(sta
     assert "ps 0 ended with signal SIGKILL" in launch.output()
     assert "Going on from step" in launch.output()
     assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 9600
+    _assert_all_gone(launch.all_pids())
+
+
+@pytest.mark.slow
+def test_the_death_of_the_chief_loses_nothing_that_a_checkpoint_holds(start):
+    launch = start("--set", "train.samples=9600")
+    launch.wait_until(lambda: checkpoint.list_checkpoints(launch.run), "a checkpoint")
+    os.kill(launch.pids()["chief 0"], signal.SIGKILL)
+    assert launch.end() == 0, launch.output()
+    assert "Going on from step" in launch.output()
+    assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 9600
+    _assert_all_gone(launch.all_pids())
+
+
+@pytest.mark.slow
+def test_a_stopped_ps_is_noticed_and_the_cluster_starts_again(start):
+    launch = start("--set", "train.samples=9600", "--set", "train.stall_timeout=15")
+    launch.wait_until(lambda: checkpoint.list_checkpoints(launch.run), "a checkpoint")
+    os.kill(launch.pids()["ps 0"], signal.SIGSTOP)
+    assert launch.end() == 0, launch.output()
+    assert "no answer from a parameter server for 15 s" in launch.output()
+    assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 9600
+    _assert_all_gone(launch.all_pids())
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_costs_no_step_that_was_taken(start):
+    launch = start("--set", "train.samples=9600", "--set", "train.stall_timeout=15")
+    launch.wait_until(lambda: launch.steps() > 20, "20 steps")
+    os.kill(launch.pids()["worker 1"], signal.SIGSTOP)
+    assert launch.end() == 0, launch.output()
+    completed = json.loads((launch.run / "completed.json").read_text())
+    assert completed["samples"] >= 9600
+    steps = [
+        json.loads(line)["step"] for line in (launch.run / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == sorted(steps)
     _assert_all_gone(launch.all_pids())
 
 

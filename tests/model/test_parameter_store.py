@@ -14,7 +14,12 @@ from model.parameter_store import Layout, ParameterStore, Pulled, Tensor, place
 def config():
     return config_module.load_preset(
         "demo",
-        ["optimizer.weight_decay=0.5", "train.ema_decay=0.9", "optimizer.warmup=0"],
+        [
+            "optimizer.learning_rate=0.001",
+            "optimizer.weight_decay=0.5",
+            "optimizer.warmup=0",
+            "train.ema_decay=0.9",
+        ],
     )
 
 
@@ -76,7 +81,7 @@ def test_one_push_is_decayed_rmsprop_with_polyak_averages_and_added_statistics(c
     store.push(
         pulled,
         [tf.constant(gradients[v.path]) for v in network.trainable_variables],
-        [statistic + 0.25 for statistic in pulled.statistics],
+        [0.9 * statistic + 0.1 * 2.5 for statistic in pulled.statistics],  # momentum 0.9
         tf.constant(32, tf.int64),
         tf.constant(7.0),
     )
@@ -94,23 +99,35 @@ def test_one_push_is_decayed_rmsprop_with_polyak_averages_and_added_statistics(c
         average = before[path] + 0.9 * (expected - before[path])
         np.testing.assert_allclose(after["ema"][path], average, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        after["parameters"]["bn/moving_mean"], before["bn/moving_mean"] + 0.25, rtol=1e-6
+        after["parameters"]["bn/moving_mean"], 0.9 * before["bn/moving_mean"] + 0.25, rtol=1e-5
     )
     assert store.progress() == (1, 32, 7.0, 0.0)
 
 
-def test_statistics_of_two_workers_are_added_not_overwritten(config):
-    network = _network()
-    store = ParameterStore(config, network)
-    start = store.export()["parameters"]["bn/moving_mean"]
-    pulls = [store.pull(), store.pull()]
-    for pulled, change in zip(pulls, (1.0, 10.0), strict=True):
-        zeros = [tf.zeros_like(value) for value in pulled.trainable]
-        statistics = [statistic + change for statistic in pulled.statistics]
-        store.push(pulled, zeros, statistics, tf.constant(8, tf.int64), tf.constant(0.0))
-    np.testing.assert_allclose(store.export()["parameters"]["bn/moving_mean"], start + 11.0)
+def _push_statistics(store, pulled, batch):
+    """Pushes what a worker makes of a batch whose means and variances are all `batch`."""
+    zeros = [tf.zeros_like(value) for value in pulled.trainable]
+    statistics = [0.9 * old + 0.1 * batch for old in pulled.statistics]  # the demo's momentum
+    store.push(pulled, zeros, statistics, tf.constant(8, tf.int64), tf.constant(0.0))
+
+
+def test_statistics_move_toward_each_workers_batch_from_where_they_are(config):
+    store = ParameterStore(config, _network())
+    pulls = [store.pull(), store.pull()]  # both start from a mean of 0
+    _push_statistics(store, pulls[0], 10.0)  # 0.9 * 0 + 0.1 * 10 = 1
+    _push_statistics(store, pulls[1], 100.0)  # 0.9 * 1 + 0.1 * 100 = 10.9
+    mean = store.export()["parameters"]["bn/moving_mean"]
+    np.testing.assert_allclose(mean, 10.9, rtol=1e-5)
     assert store.progress()[:2] == (2, 16)
     assert store.progress().staleness_sum == 1.0  # the second push was one step behind
+
+
+def test_many_workers_that_start_together_do_not_make_a_variance_negative(config):
+    store = ParameterStore(config, _network())
+    for pulled in [store.pull() for _ in range(30)]:  # of batches without any variance
+        _push_statistics(store, pulled, 0.0)
+    variance = store.export()["parameters"]["bn/moving_variance"]
+    np.testing.assert_allclose(variance, 0.9**30, rtol=1e-3)
 
 
 def test_what_is_exported_restores_into_another_store_over_other_devices(config, monkeypatch):

@@ -1,6 +1,7 @@
 """Training in one process: it learns, resumes, predicts, and says in words what is wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -49,11 +50,13 @@ def test_the_counters_say_what_was_trained(run):
     assert json.loads((run / "completed.json").read_text())["samples"] == 1600
 
 
-def test_a_finished_run_is_not_trained_again(run, shards, capfd):
-    before = checkpoint.list_checkpoints(run)
-    assert _train(shards, run, "--set=train.samples=1600") == 0
+def test_a_finished_run_is_not_trained_again_and_keeps_its_configuration(run, shards, capfd):
+    before, config = checkpoint.list_checkpoints(run), (run / "config.toml").read_text()
+    assert _train(shards, run, "--set=train.samples=800", "--set=input.eval_crop=0.3") == 0
     assert "is trained already" in capfd.readouterr().err
     assert checkpoint.list_checkpoints(run) == before
+    assert (run / "config.toml").read_text() == config
+    assert (run / "completed.json").exists()
 
 
 def test_more_samples_go_on_from_the_newest_checkpoint(shards, tmp_path, capfd):
@@ -75,6 +78,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over(shards, tmp_path, capfd):
     error = capfd.readouterr().err
     assert f"damaged checkpoint: {newest.path}/parameters.safetensors" in error
     assert "Going on from step 10, 80 images" in error
+    steps = [saved.step for saved in checkpoint.list_checkpoints(tmp_path)]
+    assert steps[-1] == 30
+    assert 20 not in steps  # it was set aside
 
 
 def test_another_network_is_refused_in_an_old_folder(run, shards, capfd):
@@ -125,6 +131,27 @@ def test_wrong_usage_ends_with_one_message_and_code_2(shards, tmp_path, capfd, a
     assert _train(shards, tmp_path, *arguments) == 2
     error = capfd.readouterr().err
     assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_folder_that_cannot_be_written_ends_with_one_message_and_code_2(shards, tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    assert _train(shards, tmp_path / "file" / "run") == 2
+    error = capfd.readouterr().err
+    assert "Not a directory" in error
+    assert "Traceback" not in error
+
+
+def test_a_damaged_shard_ends_training_with_where_the_damage_is(shards, tmp_path, capfd):
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    for shard in copy.glob("images-train*"):
+        data = bytearray(shard.read_bytes())
+        data[3000:3003] = b"bad"
+        shard.write_bytes(data)
+    assert _train(copy, tmp_path / "run") == 2
+    error = capfd.readouterr().err
+    assert "A shard is damaged or gone: corrupted record at " in error
     assert "Traceback" not in error
 
 
