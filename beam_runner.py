@@ -12,7 +12,14 @@ from pipeline import options
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0 done, 2 wrong usage, 3 too many dead letters, 75 try again."""
+    """The exit code: 0 done, 2 wrong usage, 3 too many dead letters, 75 try again, 130 Ctrl-C."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from here", exit_code=130)
+
+
+def _run(argv: Sequence[str]) -> int:
     logging.getLogger().setLevel(logging.ERROR)  # Beam warns of optional packages when imported
     try:
         sharding_options, beam_options = options.parse(argv)
@@ -28,8 +35,6 @@ def main(argv: Sequence[str]) -> int:
         return _fail(error, exit_code=2)
     except sharding.ShardError as error:
         return _fail(f"{error}. The same command goes on from here", exit_code=75)
-    except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from here", exit_code=130)
     print(outcome.text())
     if outcome.problem:
         return _fail(outcome.problem, exit_code=3)

@@ -1,4 +1,4 @@
-"""Packages, dependencies and extras; also what Dataflow's workers install (--setup_file=./setup.py).
+"""Packages, dependencies and extras; also what Dataflow workers install (--setup_file=./setup.py).
 
 The base install is the pipeline alone, so that a Beam worker never downloads TensorFlow:
 
@@ -13,7 +13,7 @@ from setuptools import find_packages, setup
 
 PIPELINE = [
     "apache-beam==2.77.0",  # the job and its runners; pickling of DoFns changes between versions
-    "google-crc32c>=1.7",  # TFRecord checksums in C: a thousand times faster than Beam's Python ones
+    "google-crc32c>=1.7",  # TFRecord checksums in C: 1000 times faster than Beam in Python
     "numpy>=2.4,<2.5",  # label ids, class counts, pixels
     "simplejpeg==1.9.0",  # strict scaled JPEG decoding and encoding; decides the bytes of a shard
     "opencv-python-headless==5.0.0.93",  # cubic resize; decides the bytes of a shard

@@ -12,11 +12,12 @@ import io
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.images import REASONS
+from pipeline import images
 
 UNKNOWN_LABEL = "unknown_label"
 BAD_ROW = "bad_row"
-# Reasons that lie outside the image: a run that is started again tries these once more.
+REASONS = (BAD_ROW, *images.REASONS, UNKNOWN_LABEL)
+# Reasons that lie outside the image: a run that is not complete tries these again when restarted.
 TRANSIENT_REASONS = frozenset({"not_found", "unreadable"})
 
 _HEADER = ("image_path", "labels", "image_id", "reason", "detail", "source")

@@ -1,6 +1,7 @@
 """An image's bytes by its URI: a local path, or anything that Beam's FileSystems opens."""
 
 import os
+import stat
 import time
 
 from pipeline import storage
@@ -15,6 +16,7 @@ def resolve(images: str, uri: str) -> str:
 
     A label file is trusted: it may name any file that the job can read, `..` included.
     """
+    uri = storage.without_file_scheme(uri)
     if "://" in uri or os.path.isabs(uri):
         return uri
     return storage.join(images, uri)
@@ -22,21 +24,25 @@ def resolve(images: str, uri: str) -> str:
 
 def fetch(address: str) -> bytes:
     """The bytes of an image file; raises ImageError. Remote reads are tried again with back-off."""
-    attempts = 1 if storage.is_local(address) else _REMOTE_ATTEMPTS
-    for attempt in range(attempts):
+    attempts_left = 1 if storage.is_local(address) else _REMOTE_ATTEMPTS
+    wait_seconds = _FIRST_WAIT_SECONDS
+    while True:
+        attempts_left -= 1
         try:
             return _read(address)
         except FileNotFoundError as error:
             raise ImageError("not_found", f"no file {address}") from error
         except (OSError, ValueError) as error:
             # ValueError: a scheme that no installed file system knows, or a path with a NUL in it.
-            if isinstance(error, ValueError) or attempt == attempts - 1:
+            if isinstance(error, ValueError) or not attempts_left:
                 raise ImageError("unreadable", f"{address}: {error}") from error
-        time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
-    raise ImageError("unreadable", address)
+        time.sleep(wait_seconds)
+        wait_seconds *= 2
 
 
 def _read(address: str) -> bytes:
+    if storage.is_local(address) and not stat.S_ISREG(os.stat(address).st_mode):
+        raise ImageError("unreadable", f"{address}: not a regular file")  # a pipe would block
     with storage.open_to_read(address) as stream:
         data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:

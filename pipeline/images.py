@@ -12,6 +12,7 @@
 import io
 import math
 import struct
+import warnings
 from typing import NamedTuple
 
 import cv2
@@ -27,8 +28,7 @@ MAX_PROGRESSIVE_PIXELS = 40_000_000
 MAX_SIDE = 65_500  # of a JPEG, by libjpeg
 MAX_FILE_BYTES = 256 * 1024 * 1024
 
-REASONS = (
-    "bad_row",
+REASONS = (  # of a file that gives no image; pipeline.dead_letter has those of a row besides
     "not_found",
     "unreadable",
     "empty_file",
@@ -38,7 +38,6 @@ REASONS = (
     "truncated_jpeg",
     "corrupt_jpeg",
     "corrupt_image",
-    "unknown_label",
 )
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -50,9 +49,13 @@ _LANCZOS_RATIO = 1.5  # from here cubic interpolation would skip pixels
 _SCALED_DECODE_RATIO = 1.3
 _FAST_MODES = ("RGB", "L")  # of a JPEG, decoded by simplejpeg; CMYK is Pillow's
 _OPAQUE_MODES = ("RGB", "L", "1", "CMYK", "YCbCr")
-# What Pillow raises for damaged files, by format and by where the damage is.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, EOFError, struct.error)
+# What Pillow raises for damaged files, by format and by where the damage is. A Warning: where the
+# caller turns them into errors.
+_PILLOW_ERRORS = (
+    OSError, SyntaxError, ValueError, IndexError, KeyError, EOFError, struct.error, Warning
+)  # fmt: skip
 
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged EXIF
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own cap only warns; ours are above
 cv2.setNumThreads(1)  # a worker process has one core
 
@@ -94,7 +97,7 @@ def prepare(data: bytes, shorter_side: int | None, jpeg_quality: int) -> bytes:
         if is_untouched and header.mode == "RGB":
             return data
     else:
-        pixels = _decode_with_pillow(image)
+        pixels = _decode_with_pillow(image, data)
     pixels = _upright(_resize(pixels, target), header.orientation)
     return simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorsubsampling="420")
 
@@ -178,9 +181,11 @@ def _jpeg_error(error: Exception) -> ImageError:
     return ImageError("truncated_jpeg" if is_truncated else "corrupt_jpeg", detail)
 
 
-def _decode_with_pillow(image: Image.Image) -> np.ndarray:
+def _decode_with_pillow(image: Image.Image, data: bytes) -> np.ndarray:
     """uint8 [height, width, 3], at full size."""
     try:
+        if image.format == "PNG":  # whose checksums are not looked at while decoding
+            Image.open(io.BytesIO(data), formats=("PNG",)).verify()
         if image.mode.startswith("I;16"):  # Pillow would clip, not scale
             gray = (np.asarray(image) >> 8).astype(np.uint8)
             return np.stack([gray] * 3, axis=-1)

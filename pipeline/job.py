@@ -21,7 +21,7 @@ from pipeline.progress import Progress
 from pipeline.records import BadRow, ImageRef
 from pipeline.sharding import Commit, Plan, Row, ShardError, ShardWriter, codec_versions, shard_of
 from pipeline.sources import manifest
-from pipeline.statistics import SumCommits, leading_reasons
+from pipeline.statistics import SumCommits, leading_reasons, unknown_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Outcome:
             f"  dead letters  {leading_reasons(found)}{place}",
             f"  fingerprint   {found['fingerprint'][:16]}",
         ]
+        if found["num_unknown_labels"]:
+            lines.insert(4, f"  labels unknown {unknown_labels(found)}")
         return "\n".join(lines)
 
 

@@ -40,9 +40,14 @@ class Vocabulary:
     @classmethod
     def read(cls, path: epath.PathLike) -> "Vocabulary":
         """The class list in `path`; raises LabelError with file and line, or OSError."""
+        return cls.parse(epath.Path(path).read_bytes(), path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: epath.PathLike) -> "Vocabulary":
+        """The class list of a file's bytes; raises LabelError, which calls the file `path`."""
         keys: dict[str, int] = {}
         names = []
-        for line_number, row in _read_tsv(path, required=("class",)):
+        for line_number, row in _parse_tsv(data, path, required=("class",)):
             key = row["class"]
             if not key:
                 raise LabelError(f"{path}:{line_number}: the class is empty")
@@ -70,7 +75,8 @@ class Vocabulary:
 def read_class_counts(path: epath.PathLike, vocabulary: Vocabulary) -> np.ndarray:
     """int64 [num_classes]: the counts in `path` by class id; every class must be there, once."""
     counts = np.full(len(vocabulary), -1, dtype=np.int64)
-    for line_number, row in _read_tsv(path, required=("class", "count")):
+    data = epath.Path(path).read_bytes()
+    for line_number, row in _parse_tsv(data, path, required=("class", "count")):
         where = f"{path}:{line_number}"
         class_id = vocabulary.index.get(row["class"])
         if class_id is None:
@@ -98,18 +104,21 @@ def class_counts_to_tsv(vocabulary: Vocabulary, counts: np.ndarray) -> str:
     return "class\tcount\n" + "".join(f"{key}\t{count}\n" for key, count in rows)
 
 
-def _read_tsv(
-    path: epath.PathLike, required: tuple[str, ...]
+def _parse_tsv(
+    data: bytes, path: epath.PathLike, required: tuple[str, ...]
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row by column name); cells are stripped, blank lines skipped."""
     try:
-        text = epath.Path(path).read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabelError(f"{path}: not UTF-8 text: {error}") from error
     lines = text.split("\n")
     if not text.strip():
         raise LabelError(f"{path}: the file is empty; its first line names the columns")
     header = [cell.strip() for cell in lines[0].split("\t")]
+    repeated = sorted({column for column in header if column and header.count(column) > 1})
+    if repeated:
+        raise LabelError(f"{path}:1: the header names a column twice: {', '.join(repeated)}")
     for column in required:
         if column not in header:
             raise LabelError(

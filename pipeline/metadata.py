@@ -13,7 +13,7 @@ Reading needs neither Beam nor TensorFlow, and works on local folders and object
 import dataclasses
 import json
 import os
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from etils import epath
@@ -25,6 +25,11 @@ DATASET_VERSION = "1.0.0"
 CLASSES_FILE = "classes.tsv"
 TFDS_FILES = ("dataset_info.json", "features.json", f"{schema.LABELS}.labels.txt")
 _COMPLETED_SUFFIX = ".completed.json"
+# What the completed marker must say to be read.
+_MARKER_TYPES = {"split": str, "num_examples": int, "shard_lengths": list, "fingerprint": str}
+
+
+_REPAIR = "delete this file and start the beam_runner.py command of the split again"
 
 
 class MetadataError(ValueError):
@@ -70,7 +75,7 @@ def load_vocabulary(data_dir: epath.PathLike) -> labels.Vocabulary:
         )
     try:
         return labels.Vocabulary.read(path)
-    except labels.LabelError as error:
+    except (labels.LabelError, OSError) as error:
         raise MetadataError(str(error)) from error
 
 
@@ -89,15 +94,25 @@ def load_completed(data_dir: epath.PathLike, split: str) -> dict[str, Any]:
         )
     try:
         completed = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise MetadataError(f"{path} is not JSON ({error}); write the split again") from error
+    except (ValueError, RecursionError, OSError):
+        completed = None
+    if not is_marker(completed):
+        raise MetadataError(f"{path} is damaged: {_REPAIR}")
     version = completed.get("format_version")
     if version != schema.FORMAT_VERSION:
         raise MetadataError(
             f"{path}: format version {version}, but this code reads version "
-            f"{schema.FORMAT_VERSION}; write the split again"
+            f"{schema.FORMAT_VERSION}; write the split again with --overwrite"
         )
     return completed
+
+
+def is_marker(found: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this is what a completed marker holds."""
+    if not isinstance(found, dict):
+        return False
+    has_types = all(isinstance(found.get(key), kind) for key, kind in _MARKER_TYPES.items())
+    return has_types and all(isinstance(length, int) for length in found["shard_lengths"])
 
 
 def load_split(data_dir: epath.PathLike, split: str) -> Split:
@@ -113,13 +128,16 @@ def load_split(data_dir: epath.PathLike, split: str) -> Split:
     if missing:
         raise MetadataError(
             f"{len(missing)} of {len(shard_paths)} shards of split {split!r} are gone, "
-            f"the first is {missing[0]}; write the split again with --overwrite"
+            f"the first is {missing[0]}: start the beam_runner.py command of the split again"
         )
     counts_path = folder / class_counts_file(split)
     try:
         class_counts = labels.read_class_counts(counts_path, load_vocabulary(data_dir))
     except (labels.LabelError, OSError) as error:
-        raise MetadataError(f"the class counts of split {split!r}: {error}") from error
+        raise MetadataError(
+            f"the class counts of split {split!r}: {error}; delete {counts_path} and start the "
+            "beam_runner.py command of the split again"
+        ) from error
     return Split(
         name=split,
         num_examples=completed["num_examples"],

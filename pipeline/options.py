@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 DEFAULT_RUNNER = "FnApiRunner"
+_GOOGLE_CLOUD = "pip install 'apache-beam[gcp]'"
+_PATHS = ("labels", "images", "output", "classes")  # flags that name files or folders
 _EXAMPLE = """\
 example:
   python beam_runner.py --source=manifest --labels=train.csv --images=photos --output=dataset \\
@@ -29,7 +31,8 @@ Any option of Beam's is accepted besides, for instance --direct_running_mode=mul
 --direct_num_workers=8, or --runner=DataflowRunner --project=P --region=R --setup_file=./setup.py.
 Start a run that was stopped again with the same command: it goes on where it was.
 
-exit codes: 0 done, 1 bug, 2 wrong usage or configuration, 3 too many dead letters, 75 try again"""
+exit codes: 0 done, 1 bug, 2 wrong usage or configuration, 3 too many dead letters, 75 try again,
+130 stopped with Ctrl-C"""
 
 
 class OptionsError(ValueError):
@@ -107,6 +110,9 @@ def parse(argv: Sequence[str]) -> tuple[ShardingOptions, "PipelineOptions"]:
     except OptionsError:
         _check_flags(argv)  # a misspelt flag is a likelier mistake than the one that it leaves out
         raise
+    _check_repeated(argv)
+    for flag in _PATHS:
+        setattr(arguments, flag, storage.without_file_scheme(getattr(arguments, flag)))
     options = ShardingOptions(**vars(arguments))
     _check_values(options)
     beam_options = _beam_options(rest)
@@ -120,10 +126,11 @@ def _check_values(options: ShardingOptions) -> None:
             received = getattr(options, flag)
             raise OptionsError(f"--{flag} must be {rule}. Received: {received!r}")
 
-    for flag in ("labels", "images", "output", "classes", "label_delimiter"):
+    for flag in (*_PATHS, "label_delimiter"):
         check(bool(getattr(options, flag)), flag, "given a value")
     is_name = re.fullmatch(r"[A-Za-z]\w*", options.split, re.ASCII) is not None
     check(is_name, "split", "a name of letters, digits and _")
+    check(options.split != "all", "split", "another name: TFDS calls all splits together 'all'")
     check(not set("*?[") & set(options.output), "output", "a folder without * ? or [ in its name")
     num_shards = 1 if options.num_shards is None else options.num_shards
     check(1 <= num_shards <= 99_999, "num_shards", "from 1 to 99999")
@@ -135,6 +142,7 @@ def _check_values(options: ShardingOptions) -> None:
 def _beam_options(flags: list[str]) -> "PipelineOptions":
     """Beam's own options, with our default runner; raises OptionsError."""
     from apache_beam.options import pipeline_options
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners import create_runner
 
     _check_flags(flags)
@@ -142,13 +150,22 @@ def _beam_options(flags: list[str]) -> "PipelineOptions":
     if unknown:
         raise OptionsError(f"an argument without a flag: {unknown[0]!r}")
     options = pipeline_options.PipelineOptions(flags)
+    num_workers = options.view_as(pipeline_options.DirectOptions).direct_num_workers
+    if num_workers < 0:
+        raise OptionsError(f"--direct_num_workers must be at least 0. Received: {num_workers}")
     standard = options.view_as(pipeline_options.StandardOptions)
-    if standard.runner in (None, "DirectRunner"):  # which would first try to download a server
+    name = (standard.runner or "DirectRunner").rsplit(".", 1)[-1].lower()  # Beam knows no case
+    if name in ("directrunner", DEFAULT_RUNNER.lower()):  # the first would download a server
         standard.runner = DEFAULT_RUNNER
     try:
-        create_runner(standard.runner)
+        runner = create_runner(standard.runner)
     except (ValueError, ImportError) as error:
         raise OptionsError(f"--runner={standard.runner}: {error}") from error
+    problems = PipelineOptionsValidator(options, runner).validate()
+    if name == "dataflowrunner" and not storage.has_file_system("gs://"):
+        problems.append(f"Google Cloud is not installed: {_GOOGLE_CLOUD}.")
+    if problems:
+        raise OptionsError(f"--runner={standard.runner}: {' '.join(problems)}")
     return options
 
 
@@ -177,25 +194,33 @@ def _check_flags(arguments: Sequence[str]) -> None:
             raise OptionsError(f"unknown flag {name}: {hint}")
 
 
+def _check_repeated(arguments: Sequence[str]) -> None:
+    """Raises OptionsError at a flag of ours that is given twice, of which only the last counts."""
+    given = [argument.split("=", 1)[0] for argument in arguments]
+    for flag in _flags(parser()):
+        if given.count(flag) > 1:
+            raise OptionsError(f"{flag} is given {given.count(flag)} times: give it once")
+
+
 def _flags(arguments: argparse.ArgumentParser) -> list[str]:
     return [flag for action in arguments._actions for flag in action.option_strings]
 
 
 def _check_inputs(options: ShardingOptions) -> None:
     """Every file is there and has what it must; raises OptionsError."""
-    for flag in ("labels", "images", "output"):
+    for flag in _PATHS:
         path = getattr(options, flag)
         if not storage.has_file_system(path):
             raise OptionsError(
                 f"--{flag}={path}: no file system for this URI is installed "
-                "(for gs://: pip install 'apache-beam[gcp]')"
+                f"(for gs://: {_GOOGLE_CLOUD})"
             )
     if storage.is_local(options.images) and not os.path.isdir(options.images):
         raise OptionsError(f"--images={options.images}: no such folder")
     if storage.is_local(options.output) and os.path.isfile(options.output):
         raise OptionsError(f"--output={options.output} is a file, not a folder")
     try:
-        labels.Vocabulary.read(options.classes)
+        labels.Vocabulary.parse(storage.read_bytes(options.classes), options.classes)
         for path in label_files(options):
             manifest.find_columns(path, options.format)
     except (labels.LabelError, manifest.ManifestError) as error:

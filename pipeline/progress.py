@@ -11,7 +11,7 @@ from types import TracebackType
 from pipeline import storage
 from pipeline.dead_letter import DeadLetter
 from pipeline.run_state import Run
-from pipeline.sharding import commits_folder, read_commit
+from pipeline.sharding import commits_pattern, read_commit
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -21,9 +21,7 @@ class Progress:
 
     def __init__(self, run: Run) -> None:
         recipe = run.plan.recipe
-        self._pattern = storage.join(
-            commits_folder(run.plan.output, recipe.split), f"*-of-{recipe.num_shards:05d}.json"
-        )
+        self._pattern = commits_pattern(run.plan.output, recipe.split, recipe.num_shards)
         self._num_shards = recipe.num_shards
         self._num_rows = run.num_rows
         self._seen: set[str] = set(storage.match(self._pattern))  # of an earlier run

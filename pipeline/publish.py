@@ -6,15 +6,22 @@ is withdrawn to be written anew.
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import apache_beam as beam
 import numpy as np
 
 from pipeline import dead_letter, metadata, storage
 from pipeline.labels import Vocabulary, class_counts_to_tsv
-from pipeline.sharding import Plan, ShardError, commit_path, commits_folder, read_commit
-from pipeline.statistics import SplitStatistics, failure_rate, leading_reasons
+from pipeline.sharding import (
+    Plan,
+    ShardError,
+    commit_path,
+    commits_folder,
+    read_commit,
+    shards_pattern,
+)
+from pipeline.statistics import SplitStatistics, failure_rate, leading_reasons, unknown_labels
 
 
 def summary_path(output: str, split: str) -> str:
@@ -22,22 +29,32 @@ def summary_path(output: str, split: str) -> str:
 
 
 def read_summary(output: str, split: str) -> dict[str, Any]:
-    """The numbers of a run that came to its end."""
-    return json.loads(storage.read_text(summary_path(output, split)))
+    """The numbers of a run that came to its end: of the marker where the split is complete."""
+    marker = read_marker(output, split)
+    return marker or json.loads(storage.read_text(summary_path(output, split)))
+
+
+def read_marker(output: str, split: str) -> dict[str, Any] | None:
+    """The numbers of a completed split; None where there is no marker, or none of ours."""
+    marker = storage.read_json(storage.join(output, metadata.completed_file(split)))
+    return marker if _is_ours(marker) else None
 
 
 def problem(summary: dict[str, Any], max_failure_rate: float) -> str | None:
     """Why a split with these numbers must not stand; None where it may."""
+    if not summary["num_examples"]:
+        return f"none of {summary['num_rows']:,} rows gave an image: {leading_reasons(summary)}"
     rate = failure_rate(summary)
-    if rate > max_failure_rate or not summary["num_examples"]:
+    if rate > max_failure_rate:
         return (
             f"{rate:.2%} of {summary['num_rows']:,} rows are lost, more than the "
             f"{max_failure_rate:.2%} of --max_failure_rate: {leading_reasons(summary)}"
         )
-    if summary["num_unknown_labels"] and not summary["num_known_labels"]:
+    if summary["num_unknown_labels"] > summary["num_known_labels"]:
         return (
-            f"none of the {summary['num_unknown_labels']:,} labels is in the class list: "
-            "are --classes and --labels_column the right ones?"
+            f"{unknown_labels(summary)} labels are not in the class list, for instance "
+            f"{', '.join(map(repr, summary.get('unknown_labels', ())))}: "
+            "are --classes, --labels_column and --label_delimiter the right ones?"
         )
     return None
 
@@ -68,11 +85,11 @@ class Publish(beam.DoFn):
             class_counts_to_tsv(self._vocabulary, counts),
         )
         text = json.dumps(summary, indent=1) + "\n"
+        storage.write_text(summary_path(output, split), text)
         if problem(summary, self._max_failure_rate) is None:
             write_tfds_metadata(output, self._vocabulary, also=summary)
             storage.write_text(storage.join(output, metadata.completed_file(split)), text)
             write_tfds_metadata(output, self._vocabulary)
-        storage.write_text(summary_path(output, split), text)
 
     def _write_dead_letters(self, shards: list[int]) -> None:
         output, recipe = self._plan.output, self._plan.recipe
@@ -90,7 +107,7 @@ class Publish(beam.DoFn):
 def write_tfds_metadata(
     output: str, vocabulary: Vocabulary, also: dict[str, Any] | None = None
 ) -> None:
-    """Lists the completed splits, and `also`, for TFDS.
+    """Lists the completed splits, and `also`, for TFDS; markers that are not ours are left out.
 
     Two splits may be published at once. Each lists all markers after its own stands, and looks
     again after writing, so that the last to write has seen both.
@@ -109,12 +126,18 @@ def write_tfds_metadata(
             return
 
 
+def withdraw_marker(output: str, split: str) -> None:
+    """Removes the marker: the split is no longer complete."""
+    _delete_present([storage.join(output, metadata.completed_file(split))])
+
+
 def withdraw(output: str, split: str) -> None:
     """Removes a split: first what readers see, then its shards, and the record of its run last."""
-    _delete_present([storage.join(output, metadata.completed_file(split))])
+    withdraw_marker(output, split)
     if _markers(output):
         classes_path = storage.join(output, metadata.CLASSES_FILE)
-        write_tfds_metadata(output, Vocabulary.read(classes_path))
+        classes = Vocabulary.parse(storage.read_bytes(classes_path), classes_path)
+        write_tfds_metadata(output, classes)
     else:
         _delete_present(storage.join(output, name) for name in metadata.TFDS_FILES)
     folder = commits_folder(output, split)
@@ -123,9 +146,7 @@ def withdraw(output: str, split: str) -> None:
         storage.join(output, name)
         for name in (metadata.class_counts_file(split), metadata.dead_letters_file(split))
     )
-    storage.delete(
-        storage.match(storage.join(output, f"{metadata.DATASET_NAME}-{split}.tfrecord-*"))
-    )
+    storage.delete(storage.match(shards_pattern(output, split)))
     leftovers = storage.match(storage.join(folder, "*.json")) + storage.match(
         storage.join(folder, "*" + storage.TEMPORARY_SUFFIX)
     )
@@ -139,4 +160,8 @@ def _delete_present(paths: Iterable[str]) -> None:
 
 def _markers(output: str) -> list[dict[str, Any]]:
     paths = storage.match(storage.join(output, metadata.completed_file("*")))
-    return [json.loads(storage.read_text(path)) for path in paths]
+    return [marker for path in paths if _is_ours(marker := storage.read_json(path))]
+
+
+def _is_ours(marker: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+    return metadata.is_marker(marker) and isinstance(marker.get("num_bytes"), int)

@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,13 +24,13 @@ from pipeline.sharding import (
     Recipe,
     codec_versions,
     commits_folder,
+    commits_pattern,
     recipe_to_dict,
-    shard_path,
+    shards_pattern,
 )
 
 _ROWS_PER_SHARD = 8192
 _MIN_SHARDS = 16
-_READ_BYTES = 1 << 20
 
 
 class RefusedError(ValueError):
@@ -57,14 +58,14 @@ class Run:
 
 def plan_run(options: ShardingOptions) -> Run:
     """The run that the options mean; reads the label files once, for their fingerprint."""
-    vocabulary = Vocabulary.read(options.classes)
+    vocabulary = _read_classes(options.classes)
     paths = label_files(options)
     digests = []
     num_rows = 0
     for path in paths:
         digest, num_lines = _digest(path)
         digests.append(digest)
-        num_rows += num_lines - (1 if path.lower().endswith(".csv") else 0)
+        num_rows += max(0, num_lines - (1 if path.lower().endswith(".csv") else 0))
     if num_rows < 1:
         raise OptionsError(f"--labels={options.labels}: no row in {len(paths)} file(s)")
     recipe = Recipe(
@@ -78,7 +79,7 @@ def plan_run(options: ShardingOptions) -> Run:
     inputs = {
         "labels": sorted(digests),
         "classes": hashlib.sha256(vocabulary.to_tsv().encode()).hexdigest(),
-        "images": options.images.rstrip("/"),
+        "images": _normalized(options.images),
         "columns": list(options.format),
     }
     identity = json.dumps([inputs, recipe_to_dict(recipe)], sort_keys=True)
@@ -117,7 +118,7 @@ def _prepare(run: Run, folder: str, overwrite: bool) -> State:
     if overwrite:
         _check_classes(run, overwrite)
         publish.withdraw(plan.output, split)
-    found = _read_json(record_path)
+    found = _read_record(record_path)
     record = {
         "fingerprint": plan.fingerprint,
         "inputs": run.inputs,
@@ -127,6 +128,7 @@ def _prepare(run: Run, folder: str, overwrite: bool) -> State:
     _check_classes(run, overwrite)
     if found and _is_complete(plan):
         return State.COMPLETED
+    publish.withdraw_marker(plan.output, split)
     storage.delete(storage.match(storage.join(folder, "*" + storage.TEMPORARY_SUFFIX)))
     classes_path = storage.join(plan.output, metadata.CLASSES_FILE)
     if not storage.exists(classes_path) or not _is_class_list(classes_path, run.vocabulary):
@@ -139,7 +141,7 @@ def _check_same_run(plan: Plan, found: dict[str, Any] | None, record: dict[str, 
     split, output = plan.recipe.split, plan.output
     advice = "choose another --output or --split, or write it anew with --overwrite"
     if found is None:
-        shards = storage.match(storage.join(output, f"{metadata.DATASET_NAME}-{split}.tfrecord-*"))
+        shards = storage.match(shards_pattern(output, split))
         if shards:
             raise RefusedError(
                 f"{output} holds shards of split {split!r} without a record of the run that wrote "
@@ -183,23 +185,38 @@ def _check_classes(run: Run, overwrite: bool) -> None:
 
 def _is_class_list(path: str, vocabulary: Vocabulary) -> bool:
     try:
-        return Vocabulary.read(path) == vocabulary
+        return _read_classes(path) == vocabulary
     except LabelError:
         return False
 
 
+def _read_classes(path: str) -> Vocabulary:
+    return Vocabulary.parse(storage.read_bytes(path), path)
+
+
+def _normalized(folder: str) -> str:
+    """One spelling for a folder, so that `photos`, `photos/` and `./photos` make one run."""
+    return os.path.normpath(folder) if storage.is_local(folder) else folder.rstrip("/")
+
+
 def _is_complete(plan: Plan) -> bool:
-    """Whether the split is whole; takes back a marker that promises shards which are gone."""
-    marker = storage.join(plan.output, metadata.completed_file(plan.recipe.split))
-    found = _read_json(marker)
-    if found is None or found.get("fingerprint") != plan.fingerprint:
+    """Whether the split is whole: the marker, every byte that it counts, and what TFDS reads."""
+    output, split, num_shards = plan.output, plan.recipe.split, plan.recipe.num_shards
+    marker = publish.read_marker(output, split)
+    if marker is None or marker["fingerprint"] != plan.fingerprint:
         return False
-    num_shards = plan.recipe.num_shards
-    paths = (shard_path(plan.output, plan.recipe.split, n, num_shards) for n in range(num_shards))
-    if all(storage.exists(path) for path in paths):
-        return True
-    storage.delete([marker])
-    return False
+    sizes = storage.sizes(shards_pattern(output, split, num_shards))
+    commits = storage.match(commits_pattern(output, split, num_shards))
+    others = (
+        *metadata.TFDS_FILES,
+        metadata.class_counts_file(split),
+        metadata.dead_letters_file(split),
+    )
+    return (
+        len(sizes) == len(commits) == num_shards
+        and sum(sizes.values()) == marker["num_bytes"]
+        and all(storage.exists(storage.join(output, name)) for name in others)
+    )
 
 
 def _default_num_shards(num_rows: int) -> int:
@@ -218,12 +235,8 @@ def _digest(path: str) -> tuple[str, int]:
     return digest.hexdigest(), num_lines
 
 
-def _read_json(path: str) -> dict[str, Any] | None:
-    """The object in a file; None where there is no such file or it is damaged."""
-    if not storage.exists(path):
-        return None
-    try:
-        found = json.loads(storage.read_text(path))
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+def _read_record(path: str) -> dict[str, Any] | None:
+    """The record of the run that has begun; None where there is none, or it is damaged."""
+    found = storage.read_json(path) or {}
+    is_whole = all(isinstance(found.get(section), dict) for section in ("inputs", "recipe"))
+    return found if is_whole else None

@@ -33,6 +33,9 @@ SALT = "xception-at-scale shard order 1"
 CODECS = ("simplejpeg", "opencv-python-headless", "pillow")  # distributions that decide bytes
 
 
+NUM_UNKNOWN_LABELS = 5  # that a commit names, as examples
+
+
 class ShardError(RuntimeError):
     """A shard that cannot be written; the same command, started again, goes on from here."""
 
@@ -87,13 +90,14 @@ class Commit:
     num_unknown_labels: int  # and those that are not
     class_counts: dict[int, int]  # examples by class id
     dead_letters: tuple[DeadLetter, ...]
+    unknown_labels: dict[str, int]  # the most frequent, with their occurrences
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Commit":
-        fields = json.loads(text)
+        fields = {"unknown_labels": {}, **json.loads(text)}  # which early commits do not have
         fields["class_counts"] = {int(key): n for key, n in fields["class_counts"].items()}
         fields["dead_letters"] = tuple(DeadLetter(*letter) for letter in fields["dead_letters"])
         return cls(**fields)
@@ -125,6 +129,17 @@ def commit_path(output: str, split: str, shard: int, num_shards: int) -> str:
 
 def shard_path(output: str, split: str, shard: int, num_shards: int) -> str:
     return storage.join(output, metadata.shard_file(split, shard, num_shards))
+
+
+def commits_pattern(output: str, split: str, num_shards: int) -> str:
+    """Glob pattern of the commits of a split of so many shards."""
+    return storage.join(commits_folder(output, split), f"*-of-{num_shards:05d}.json")
+
+
+def shards_pattern(output: str, split: str, num_shards: int | None = None) -> str:
+    """Glob pattern of the shards of a split, of any number of them if None."""
+    ending = "*" if num_shards is None else f"*-of-{num_shards:05d}"
+    return storage.join(output, f"{metadata.DATASET_NAME}-{split}.tfrecord-{ending}")
 
 
 class ShardWriter:
@@ -174,6 +189,7 @@ class ShardWriter:
     ) -> Commit:
         letters = [dead_letter(BAD_ROW, f"{r.detail}: {r.text}", r.source) for r in bad_rows]
         class_counts: collections.Counter[int] = collections.Counter()
+        unknown_labels = collections.Counter(label for row in rows for label in row.unknown_labels)
         digest = hashlib.sha256()
         num_examples = num_bytes = 0
         prefix = self._commit_path.removesuffix(".json")
@@ -201,9 +217,10 @@ class ShardWriter:
             num_bytes=num_bytes,
             sha256=digest.hexdigest(),
             num_known_labels=sum(len(row.class_ids) for row in rows),
-            num_unknown_labels=sum(len(row.unknown_labels) for row in rows),
+            num_unknown_labels=unknown_labels.total(),
             class_counts=dict(sorted(class_counts.items())),
             dead_letters=tuple(letters),
+            unknown_labels=dict(unknown_labels.most_common(NUM_UNKNOWN_LABELS)),
         )
         storage.write_text(self._commit_path, commit.to_json())
         return commit
@@ -222,7 +239,7 @@ def read_commit(path: str) -> Commit | None:
     """The commit in a file; None where it cannot be read, which makes its shard one to write."""
     try:
         return Commit.from_json(storage.read_text(path))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

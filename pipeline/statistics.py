@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from pipeline import schema
 from pipeline.dead_letter import UNKNOWN_LABEL
-from pipeline.sharding import Commit, Plan, recipe_to_dict
+from pipeline.sharding import NUM_UNKNOWN_LABELS, Commit, Plan, recipe_to_dict
 
 
 @dataclasses.dataclass
@@ -22,6 +22,9 @@ class SplitStatistics:
     num_bytes: int = 0
     num_known_labels: int = 0
     num_unknown_labels: int = 0
+    unknown_labels: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
     shard_lengths: dict[int, int] = dataclasses.field(default_factory=dict)
     class_counts: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     dead_letters: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -34,6 +37,7 @@ class SplitStatistics:
         self.num_bytes += commit.num_bytes
         self.num_known_labels += commit.num_known_labels
         self.num_unknown_labels += commit.num_unknown_labels
+        self.unknown_labels.update(commit.unknown_labels)
         self.shard_lengths[commit.shard] = commit.num_examples
         self.class_counts.update(commit.class_counts)
         self.dead_letters.update(letter.reason for letter in commit.dead_letters)
@@ -62,6 +66,7 @@ class SplitStatistics:
             "num_duplicates": self.num_duplicates,
             "num_known_labels": self.num_known_labels,
             "num_unknown_labels": self.num_unknown_labels,
+            "unknown_labels": dict(_most_frequent(self.unknown_labels)),
             "dead_letters": dict(sorted(self.dead_letters.items())),
             "fingerprint": plan.fingerprint,
             "recipe": recipe_to_dict(plan.recipe),
@@ -88,6 +93,11 @@ class SumCommits(beam.CombineFn):
         return accumulator
 
 
+def _most_frequent(labels: dict[str, int]) -> list[tuple[str, int]]:
+    ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))
+    return ordered[:NUM_UNKNOWN_LABELS]
+
+
 def num_lost(summary: dict[str, Any]) -> int:
     """Rows that were to become an image of the split and did not."""
     reasons = summary["dead_letters"].items()
@@ -96,6 +106,13 @@ def num_lost(summary: dict[str, Any]) -> int:
 
 def failure_rate(summary: dict[str, Any]) -> float:
     return num_lost(summary) / max(1, summary["num_rows"] - summary["num_duplicates"])
+
+
+def unknown_labels(summary: dict[str, Any]) -> str:
+    """`39 of 40 (98%)`: label occurrences that the class list does not have."""
+    unknown = summary["num_unknown_labels"]
+    total = unknown + summary["num_known_labels"]
+    return f"{unknown:,} of {total:,} ({unknown / max(1, total):.0%})"
 
 
 def leading_reasons(summary: dict[str, Any]) -> str:

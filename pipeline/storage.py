@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,11 @@ def _file_systems() -> Any:
     from apache_beam.io.filesystems import FileSystems
 
     return FileSystems
+
+
+def without_file_scheme(path: str) -> str:
+    """`file:///a/b` as the local path that it means, /a/b; any other path as it is."""
+    return path.removeprefix("file://")
 
 
 def is_local(path: str) -> bool:
@@ -51,14 +57,35 @@ def open_to_read(path: str) -> BinaryIO:
     return _file_systems().open(path, compression_type=_AS_IS)
 
 
-def read_text(path: str) -> str:
+def read_bytes(path: str) -> bytes:
     with open_to_read(path) as stream:
-        return stream.read().decode()
+        return stream.read()
+
+
+def read_text(path: str) -> str:
+    return read_bytes(path).decode()
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """The object in a file; None where there is no such file, or something else in it."""
+    if not exists(path):
+        return None
+    try:
+        found = json.loads(read_bytes(path))
+    except (ValueError, RecursionError, OSError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def match(pattern: str) -> list[str]:
     """Paths that match a glob pattern, sorted; none where none match."""
-    return sorted(metadata.path for metadata in _file_systems().match([pattern])[0].metadata_list)
+    return sorted(sizes(pattern))
+
+
+def sizes(pattern: str) -> dict[str, int]:
+    """Bytes of each file that matches a glob pattern, by path."""
+    found = _file_systems().match([pattern])[0].metadata_list
+    return {metadata.path: metadata.size_in_bytes for metadata in found}
 
 
 def delete(paths: Sequence[str]) -> None:

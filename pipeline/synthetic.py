@@ -128,7 +128,8 @@ def _long_tail(count: int, decay: float) -> np.ndarray:
 
 def _pick(rng: np.random.Generator, choices: Sequence[str], decay: float) -> str:
     """One of `choices`; each is `decay` times as likely as the one before it."""
-    return choices[int(np.searchsorted(_long_tail(len(choices), decay), rng.random() * 0.999999))]
+    place = rng.random() * 0.999999  # below the last sum, which rounding may leave short of 1
+    return choices[int(np.searchsorted(_long_tail(len(choices), decay), place))]
 
 
 def _places(

@@ -3,8 +3,8 @@
     python -m pipeline.verify dataset [--split=train]
 
 Every byte is read: the checksum of each record, its features, its place, its label ids against the
-class list, the sha256 and counts of each shard against its commit and the metadata. Images are
-decoded in a sample spread over each shard.
+class list, the sha256 and counts of each shard against its commit and the metadata, and what TFDS
+reads against the completed markers. Images are decoded in a sample spread over each shard.
 """
 
 import argparse
@@ -19,25 +19,42 @@ from collections.abc import Sequence
 import simplejpeg
 
 from pipeline import labels, metadata, schema, storage, tfrecord
-from pipeline.sharding import Commit, commit_path, order_key, read_commit, shard_of
+from pipeline.sharding import (
+    Commit,
+    commit_path,
+    order_key,
+    read_commit,
+    shard_of,
+    shards_pattern,
+)
 
 DECODE_EVERY = 50  # records
 
 
 class VerifyError(ValueError):
-    """The first fault that was found, with file and record."""
+    """The first fault that was found, with file and record, and what to do."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(
+            f"{fault}. Delete this file, if it is there, and start the beam_runner.py command of "
+            "its split again"
+        )
 
 
 def verify_split(
     data_dir: str, split: metadata.Split, vocabulary: labels.Vocabulary
 ) -> tuple[int, int]:
     """(examples, bytes) that were read; raises VerifyError."""
+    _verify_files(data_dir, split)
     class_counts: collections.Counter[int] = collections.Counter()
     num_bytes = 0
     started = time.monotonic()
     for shard, path in enumerate(split.shard_paths):
-        commit = _commit(data_dir, split, shard)
-        class_counts.update(_verify_shard(path, commit, shard, split, len(vocabulary)))
+        try:
+            commit = _commit(data_dir, split, shard)
+            class_counts.update(_verify_shard(path, commit, shard, split, len(vocabulary)))
+        except OSError as error:
+            raise VerifyError(f"{path}: {error}") from error
         num_bytes += commit.num_bytes
         if time.monotonic() - started > 2:
             started = time.monotonic()
@@ -45,10 +62,39 @@ def verify_split(
     for class_id, count in enumerate(split.class_counts):
         if class_counts[class_id] != count:
             raise VerifyError(
-                f"{metadata.class_counts_file(split.name)}: {count} examples of class "
-                f"{vocabulary.classes[class_id]!r}, but the shards hold {class_counts[class_id]}"
+                f"{os.path.join(data_dir, metadata.class_counts_file(split.name))}: {count} "
+                f"examples of class {vocabulary.classes[class_id]!r}, but the shards hold "
+                f"{class_counts[class_id]}"
             )
-    return sum(split.shard_lengths), num_bytes
+    return split.num_examples, num_bytes
+
+
+def verify_tfds_files(data_dir: str, vocabulary: labels.Vocabulary) -> None:
+    """Raises VerifyError where TFDS reads something else than the completed markers say."""
+    names = metadata.completed_splits(data_dir)
+    markers = [metadata.load_completed(data_dir, name) for name in names]
+    for name, text in metadata.tfds_files(vocabulary, markers).items():
+        path = storage.join(data_dir, name)
+        if not storage.exists(path) or storage.read_bytes(path) != text.encode():
+            raise VerifyError(f"{path}: missing, or not what the completed splits make it")
+
+
+def _verify_files(data_dir: str, split: metadata.Split) -> None:
+    """The files of a split, before any is read."""
+    marker = storage.join(data_dir, metadata.completed_file(split.name))
+    num_examples = sum(split.shard_lengths)
+    if num_examples != split.num_examples:
+        raise VerifyError(
+            f"{marker}: {split.num_examples} examples, but {num_examples} in the lengths of its "
+            "shards"
+        )
+    dead_letters = storage.join(data_dir, metadata.dead_letters_file(split.name))
+    if not storage.exists(dead_letters):
+        raise VerifyError(f"{dead_letters}: missing")
+    ours = {os.path.basename(path) for path in split.shard_paths}
+    for path in storage.match(shards_pattern(data_dir, split.name)):
+        if os.path.basename(path) not in ours:
+            raise VerifyError(f"{path}: none of the {len(ours)} shards of the split")
 
 
 def _commit(data_dir: str, split: metadata.Split, shard: int) -> Commit:
@@ -133,14 +179,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         splits = [args.split] if args.split else metadata.completed_splits(args.dataset)
         if not splits:
             raise metadata.MetadataError(f"{args.dataset} has no completed split")
+        verify_tfds_files(args.dataset, vocabulary)
         for name in splits:
             split = metadata.load_split(args.dataset, name)
-            num_examples, num_bytes = verify_split(os.fspath(args.dataset), split, vocabulary)
+            num_examples, num_bytes = verify_split(args.dataset, split, vocabulary)
             print(
                 f"split {name!r} is sound: {num_examples:,} examples in "
                 f"{len(split.shard_paths):,} shards, {num_bytes / 1e6:,.1f} MB"
             )
-    except (VerifyError, metadata.MetadataError) as error:
+    except (VerifyError, metadata.MetadataError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,11 +1,15 @@
 """The command line: every mistake gives one message and exit code 2."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
+from apache_beam.options.pipeline_options import StandardOptions
 
 import beam_runner
+from pipeline import options
 
 
 @pytest.fixture
@@ -47,6 +51,11 @@ def run(flags):
         ({"direct_num_worker": "2"}, "did you mean --direct_num_workers?"),
         ({"runner": "FastRunner"}, "Unexpected pipeline runner: FastRunner"),
         ({"output": "nosuch://bucket/out"}, "no file system for this URI"),
+        ({"classes": "nosuch://bucket/c.tsv"}, "--classes=nosuch://bucket/c.tsv: no file system"),
+        ({"split": "all"}, "--split must be another name: TFDS calls all splits together 'all'"),
+        ({"direct_num_workers": "-1"}, "--direct_num_workers must be at least 0. Received: -1"),
+        ({"runner": "DataflowRunner"}, "Missing required option: project."),
+        ({"runner": "dataflowrunner"}, "Missing required option: project."),
     ],
 )  # fmt: skip
 def test_a_mistake_gives_one_message_and_code_2(good, capsys, changes, message):
@@ -56,6 +65,44 @@ def test_a_mistake_gives_one_message_and_code_2(good, capsys, changes, message):
     assert "Traceback" not in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+    assert not good["output"].exists()
+
+
+def test_a_flag_that_is_given_twice_is_refused(good, capsys):
+    flags = [f"--{name}={value}" for name, value in good.items()]
+    assert beam_runner.main([*flags, "--labels", "other.csv"]) == 2
+    assert "--labels is given 2 times" in capsys.readouterr().err
+
+
+def test_the_name_of_a_runner_has_no_case():
+    for name in ("fnapirunner", "FnApiRunner", "directrunner"):
+        found = options._beam_options([f"--runner={name}"])
+        assert found.view_as(StandardOptions).runner == options.DEFAULT_RUNNER
+
+
+def test_file_uris_are_local_paths(good):
+    for flag in ("labels", "images", "output", "classes"):
+        good[flag] = f"file://{good[flag]}"
+    parsed, _ = options.parse([f"--{name}={value}" for name, value in good.items()])
+    assert parsed.images == good["images"].removeprefix("file://")
+    assert not any("file:" in str(value) for value in vars(parsed).values())
+
+
+def test_ctrl_c_while_the_flags_are_checked_ends_with_code_130(good, tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")  # whose reading waits until it is interrupted
+    flags = [
+        f"--{name}={value}" for name, value in (good | {"labels": tmp_path / "pipe.csv"}).items()
+    ]
+    command = [sys.executable, beam_runner.__file__, *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        with (tmp_path / "pipe.csv").open("w"):  # opens once it is being read
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert error == "beam_runner.py: stopped; the same command goes on from here\n"
 
 
 def test_a_missing_flag_is_named(good, capsys):
@@ -71,9 +118,10 @@ def test_a_misspelt_flag_is_named_rather_than_the_one_it_leaves_out(good, capsys
 
 
 def test_a_label_file_without_rows_is_refused(good, capsys):
-    good["labels"].write_text("image_path,labels\n")
-    assert run(good) == 2
-    assert "no row" in capsys.readouterr().err
+    for text in ("image_path,labels\n", ""):
+        good["labels"].write_text(text)
+        assert run(good) == 2
+        assert "no row" in capsys.readouterr().err
 
 
 def test_help_shows_an_example_without_importing_beam():

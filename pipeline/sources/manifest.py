@@ -4,9 +4,9 @@
     cats/1.jpg,cat|animal          {"image_path": "dogs/7.jpg", "labels": "dog|animal"}
 
 CSV is comma-separated below a header line, cells quoted with `"` where needed, UTF-8 with or
-without a byte order mark, any line ends. No cell runs over several lines, so that a stray quote
-costs one row. A cell of labels that is a JSON list is read as one. Where there is no id column, the
-image's path is its id. Every row keeps its file and line; what cannot be read becomes a BadRow.
+without a byte order mark, LF or CRLF. No cell runs over several lines, so that a stray quote
+costs one row. A cell of labels that is a JSON list is read as one. Where there is no id, it is the
+image's path. Every row keeps its file and line; what cannot be read becomes a BadRow.
 """
 
 import csv
@@ -19,7 +19,7 @@ from pipeline import storage
 from pipeline.records import BadRow, ImageRef
 
 # What a column is called where no flag names it; the first that is there is taken.
-IMAGE_COLUMNS = ("image_path", "image", "path", "file_name", "filename", "file", "uri", "url")
+IMAGE_COLUMNS = ("image_path", "image", "path", "file_name", "filename", "file", "uri")
 LABELS_COLUMNS = ("labels", "label", "classes", "class", "tags")
 ID_COLUMNS = ("image_id", "imageid")
 
@@ -48,30 +48,44 @@ class Columns(NamedTuple):
     image_id: str | None  # None: the image's path is its id
 
 
-def find_columns(path: str, format: Format) -> Columns:
-    """The columns that a label file's first line offers; raises ManifestError."""
+def find_columns(path: str, format: Format) -> Columns | None:
+    """The columns that a label file's first line offers; None without a line.
+
+    Raises ManifestError.
+    """
     if not path.lower().endswith(SUFFIXES):
         raise ManifestError(f"{path}: a label file's name ends with one of {', '.join(SUFFIXES)}")
     with _open(path) as lines:
         first = next((line for line in lines if line.strip()), None)
     if first is None:
-        raise ManifestError(f"{path}: the file is empty")
+        return None
+    if "\0" in first or _printable(first) != first:
+        raise ManifestError(f"{path}: the first line is not UTF-8 text: is the file compressed?")
+    if first.endswith("\r"):
+        raise ManifestError(f"{path}: lines end with CR alone: write them with LF or CRLF")
     names = _json_keys(path, first) if _is_json(path) else _csv_header(path, first)
     image = _find(path, names, "image", format.image_column, IMAGE_COLUMNS)
     labels = _find(path, names, "labels", format.labels_column, LABELS_COLUMNS)
-    image_id = None
-    if format.id_column or {name.lower() for name in names} & set(ID_COLUMNS):
-        image_id = _find(path, names, "id", format.id_column, ID_COLUMNS)
+    has_id = format.id_column or _usual_id_column(names)
+    image_id = _find(path, names, "id", format.id_column, ID_COLUMNS) if has_id else None
     return Columns(image, labels, image_id)
 
 
 def read(path: str, format: Format) -> Iterator[ImageRef | BadRow]:
     """The rows of a label file."""
     columns = find_columns(path, format)
+    if columns is None:
+        return
+    is_json = _is_json(path)
     with _open(path) as lines:
-        rows = _json_rows(path, lines) if _is_json(path) else _csv_rows(path, lines)
-        for row in rows:
-            yield row if isinstance(row, BadRow) else _image_ref(row, columns, format)
+        for row in _json_rows(path, lines) if is_json else _csv_rows(path, lines):
+            if isinstance(row, BadRow):
+                yield row
+                continue
+            if is_json:  # an object has an id or has none, whatever the first one had
+                image_id = format.id_column or _usual_id_column(row.cells)
+                columns = columns._replace(image_id=image_id)
+            yield _image_ref(row, columns, format)
 
 
 class _Row(NamedTuple):
@@ -91,10 +105,19 @@ def _image_ref(row: _Row, columns: Columns, format: Format) -> ImageRef | BadRow
         labels = _labels(row.cells[columns.labels], format.label_delimiter)
         "".join((uri, image_id, *labels)).encode()
     except UnicodeEncodeError:
-        return BadRow(row.text, "not UTF-8", row.source)
-    except ValueError as error:
-        return BadRow(row.text, str(error), row.source)
+        return _bad_row(row.text, "not UTF-8", row.source)
+    except (ValueError, RecursionError) as error:
+        return _bad_row(row.text, str(error), row.source)
     return ImageRef(image_id, uri, labels, row.source)
+
+
+def _bad_row(text: str, detail: str, source: str) -> BadRow:
+    return BadRow(_printable(text), _printable(detail), source)
+
+
+def _printable(text: str) -> str:
+    """The text in characters that UTF-8 has: a byte that was none shows as `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(cell: Any, what: str) -> str:
@@ -144,7 +167,7 @@ def _csv_header(path: str, line: str) -> list[str]:
         header = [name.strip() for name in _csv_cells(line)]
     except csv.Error as error:
         raise ManifestError(f"{path}:1: the header line is no CSV: {error}") from error
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
         raise ManifestError(f"{path}:1: the header names a column twice: {', '.join(repeated)}")
     return header
@@ -153,7 +176,7 @@ def _csv_header(path: str, line: str) -> list[str]:
 def _json_keys(path: str, line: str) -> list[str]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: the first line is no JSON: {error}") from error
     if not isinstance(row, dict):
         raise ManifestError(f"{path}: a line is a JSON object. Received: {line.strip()[:80]}")
@@ -171,18 +194,26 @@ def _find(
         raise ManifestError(
             f"{path}: no column {wanted!r} (--{what}_column). Columns found: {found}"
         )
-    spelling = {name.lower(): name for name in names}
     for name in usual:
-        if name in spelling:
-            return spelling[name]
+        alike = [spelled for spelled in names if spelled.lower() == name]
+        if len(alike) > 1:
+            raise ManifestError(
+                f"{path}: columns {' and '.join(alike)} are alike: name one with --{what}_column"
+            )
+        if alike:
+            return alike[0]
     raise ManifestError(
         f"{path}: no column for the {what}: name it with --{what}_column. Columns found: {found}; "
         f"usual names: {', '.join(usual)}"
     )
 
 
+def _usual_id_column(names: Iterable[str]) -> str | None:
+    return next((name for name in names if name.lower() in ID_COLUMNS), None)
+
+
 def _csv_cells(line: str) -> list[str]:
-    return next(csv.reader([line], strict=True))
+    return next(csv.reader([line], strict=True, skipinitialspace=True))
 
 
 def _csv_rows(path: str, lines: Iterable[str]) -> Iterator[_Row | BadRow]:
@@ -195,13 +226,13 @@ def _csv_rows(path: str, lines: Iterable[str]) -> Iterator[_Row | BadRow]:
         try:
             cells = _csv_cells(line)
         except csv.Error as error:
-            yield BadRow(text, f"no CSV: {error}", source)
+            yield _bad_row(text, f"no CSV: {error}", source)
             continue
         if header is None:
             header = [name.strip() for name in cells]
         elif len(cells) != len(header):
             detail = f"{len(cells)} cells below a header of {len(header)}"
-            yield BadRow(text, detail, source)
+            yield _bad_row(text, detail, source)
         else:
             yield _Row(dict(zip(header, cells, strict=True)), text, source)
 
@@ -214,10 +245,10 @@ def _json_rows(path: str, lines: Iterable[str]) -> Iterator[_Row | BadRow]:
             continue
         try:
             cells = json.loads(text)
-        except ValueError as error:
-            yield BadRow(text, f"no JSON: {error}", source)
+        except (ValueError, RecursionError) as error:
+            yield _bad_row(text, f"no JSON: {error}", source)
             continue
         if isinstance(cells, dict):
             yield _Row(cells, text, source)
         else:
-            yield BadRow(text, "a line is a JSON object", source)
+            yield _bad_row(text, "a line is a JSON object", source)

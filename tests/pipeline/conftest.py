@@ -1,72 +1,7 @@
-"""Small label files and photographs on disk, and the job run over them."""
+"""A folder to run the job in, fresh for each test."""
 
-import io
-import pathlib
-
-import numpy as np
 import pytest
-from PIL import Image
-
-import beam_runner
-
-CLASSES = ("animal", "cat", "dog", "plant")
-
-
-def jpeg(width=40, height=30, seed=0, mode="RGB", **options):
-    """The bytes of a smooth JPEG that differs from seed to seed."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-    image = small.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=90, **options)
-    return stream.getvalue()
-
-
-class Workplace:
-    """A folder with images, a label file and a class list, and the command run over them."""
-
-    def __init__(self, root: pathlib.Path):
-        self.root = root
-        self.images = root / "images"
-        self.images.mkdir()
-        self.labels = root / "train.csv"
-        self.output = root / "out"
-        self.classes = root / "classes.tsv"
-        self.classes.write_text("class\tname\n" + "".join(f"{key}\tThe {key}\n" for key in CLASSES))
-
-    def add_images(self, count):
-        """Good images 0.jpg, 1.jpg, ... with one to two labels, as rows of a label file."""
-        rows = []
-        for index in range(count):
-            (self.images / f"{index}.jpg").write_bytes(jpeg(seed=index))
-            rows.append(f"{index}.jpg,{('cat|animal', 'dog|animal', 'plant')[index % 3]}")
-        return rows
-
-    def write_labels(self, rows, header="image_path,labels"):
-        self.labels.write_text("\n".join([header, *rows]) + "\n")
-
-    def arguments(self, *extra, split="train"):
-        return [
-            "--source=manifest",
-            f"--labels={self.labels}",
-            f"--images={self.images}",
-            f"--output={self.output}",
-            f"--split={split}",
-            f"--classes={self.classes}",
-            *extra,
-        ]
-
-    def run(self, *extra, split="train"):
-        """The exit code of beam_runner.py."""
-        return beam_runner.main(self.arguments(*extra, split=split))
-
-    def shards(self, split="train"):
-        """Bytes of the shards by file name."""
-        paths = sorted(self.output.glob(f"images-{split}.tfrecord-*"))
-        return {path.name: path.read_bytes() for path in paths}
-
-    def dead_letters(self, split="train"):
-        return (self.output / f"{split}.dead_letters.csv").read_text()
+from workplace import Workplace
 
 
 @pytest.fixture

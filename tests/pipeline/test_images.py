@@ -1,10 +1,12 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from conftest import jpeg
+from workplace import jpeg
 from PIL import Image, features
 
 from pipeline import images
@@ -127,6 +129,32 @@ def test_a_truncated_png_is_refused():
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)), "PNG"
     )
     assert reason(data[: len(data) // 2]) == "corrupt_image"
+
+
+def test_a_png_with_a_flipped_bit_is_refused():
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)
+    data = bytearray(saved(Image.fromarray(pixels), "PNG", compress_level=0))
+    assert images.prepare(bytes(data), None, 90)
+    data[len(data) // 2] ^= 1  # inside the pixels, which are stored as they are
+    assert reason(bytes(data)) == "corrupt_image"
+
+
+def test_damaged_exif_costs_nothing_and_says_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "a maker with a long name"
+    one_entry, many = b"MM\0*\0\0\0\x08\0\x01", b"MM\0*\0\0\0\x08\0\x7f"
+    data = jpeg(40, 30, exif=exif)
+    assert one_entry in data
+    path = tmp_path / "damaged.jpg"
+    path.write_bytes(data.replace(one_entry, many))
+    code = (
+        "import sys, pathlib\n"
+        "from pipeline import images\n"
+        "images.prepare(pathlib.Path(sys.argv[1]).read_bytes(), 20, 90)\n"
+    )
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code, path]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 def test_a_jpeg_whose_scan_is_overwritten_is_refused():

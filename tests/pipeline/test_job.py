@@ -9,9 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Workplace, jpeg
+from workplace import CLASSES, Workplace, jpeg
 from PIL import Image
 
+import beam_runner
 from pipeline import metadata, schema, tfrecord
 
 
@@ -58,36 +59,34 @@ def test_more_shards_than_rows_leaves_empty_shards(workplace):
     assert len(metadata.load_split(workplace.output, "train").shard_paths) == 8
 
 
-def test_the_order_of_rows_and_the_number_of_processes_do_not_change_a_byte(tmp_path):
+def test_the_order_of_rows_does_not_change_a_byte(tmp_path):
     shards = []
-    for name, flags in (
-        ("one", []),
-        ("two", ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]),
-    ):
+    for name in ("one", "two"):
         (tmp_path / name).mkdir()
         workplace = Workplace(tmp_path / name)
         rows = workplace.add_images(40)
         if name == "two":
             random.Random(0).shuffle(rows)
         workplace.write_labels(rows)
-        command = [
-            sys.executable,
-            beam_runner_path(),
-            *workplace.arguments("--num_shards=5", *flags),
-        ]
-        finished = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=120
-        )
-        assert finished.returncode == 0, finished.stderr
+        assert workplace.run("--num_shards=5") == 0
         shards.append(workplace.shards())
     assert shards[0] == shards[1]
     assert len(shards[0]) == 5
 
 
-def beam_runner_path():
-    import beam_runner
-
-    return beam_runner.__file__
+def test_the_number_of_processes_does_not_change_a_byte(workplace):
+    workplace.write_labels(workplace.add_images(40))
+    assert workplace.run("--num_shards=5", f"--output={workplace.root / 'one_process'}") == 0
+    flags = ["--num_shards=5", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    command = [sys.executable, beam_runner.__file__, *workplace.arguments(*flags)]
+    finished = subprocess.run(
+        command, cwd=workplace.root, capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+    found = workplace.shards()
+    workplace.output = workplace.root / "one_process"
+    assert found == workplace.shards()
+    assert len(found) == 5
 
 
 def test_what_fails_becomes_a_dead_letter_with_its_reason_and_place(workplace, capsys):
@@ -103,6 +102,8 @@ def test_what_fails_becomes_a_dead_letter_with_its_reason_and_place(workplace, c
         rows.append(f"{name},cat|animal")
     rows += ["absent.jpg,dog", "0.jpg,cat,stray", "1.jpg,cat|unicorn"]
     workplace.write_labels(rows)
+    with workplace.labels.open("ab") as stream:
+        stream.write(b"caf\xe9.jpg,cat\n")  # Latin-1
     assert workplace.run("--max_failure_rate=0.5") == 0
 
     letters = list(csv.DictReader(io.StringIO(workplace.dead_letters())))
@@ -115,14 +116,71 @@ def test_what_fails_becomes_a_dead_letter_with_its_reason_and_place(workplace, c
         "": "bad_row",
         "1.jpg": "unknown_label",
     }
+    bad_rows = {letter["source"]: letter["detail"] for letter in letters if not letter["image_id"]}
+    assert bad_rows == {
+        f"{workplace.labels}:26": "3 cells below a header of 2: 0.jpg,cat,stray",
+        f"{workplace.labels}:28": "not UTF-8: caf\\udce9.jpg,cat",
+    }
     by_reason = {letter["reason"]: letter for letter in letters}
-    assert by_reason["bad_row"]["source"] == f"{workplace.labels}:26"
     assert by_reason["truncated_jpeg"]["source"] == f"{workplace.labels}:22"
     assert by_reason["truncated_jpeg"]["labels"] == "animal|cat"
     assert by_reason["unknown_label"]["detail"] == "unicorn"
     completed = json.loads((workplace.output / "train.completed.json").read_text())
     assert completed["num_examples"] == 20
-    assert completed["dead_letters"] == dict.fromkeys(sorted(found.values()), 1)
+    assert completed["dead_letters"] == dict.fromkeys(found.values(), 1) | {"bad_row": 2}
+    # 20 images with 34 labels, 7 of lost images, and the known one beside the unicorn.
+    assert "  labels unknown 1 of 43 (2%)" in capsys.readouterr().out
+
+
+def test_a_deeply_nested_json_line_costs_only_itself(workplace):
+    workplace.add_images(2)
+    lines = [json.dumps({"path": f"{index}.jpg", "labels": ["cat"]}) for index in range(2)]
+    workplace.labels = workplace.root / "train.jsonl"
+    workplace.labels.write_text("\n".join([lines[0], "[" * 100_000, lines[1]]) + "\n")
+    assert workplace.run("--max_failure_rate=0.5") == 0
+    assert len(examples(workplace)) == 2
+    assert workplace.dead_letters().count("bad_row") == 1
+
+
+def test_most_labels_unknown_end_with_code_3_and_name_the_most_frequent(workplace, capsys):
+    workplace.add_images(4)
+    workplace.write_labels(["0.jpg,Cat", "1.jpg,Cat", "2.jpg,Dog", "3.jpg,cat"])
+    assert workplace.run() == 3
+    captured = capsys.readouterr()
+    assert "  labels unknown 3 of 4 (75%)" in captured.out
+    assert (
+        "3 of 4 (75%) labels are not in the class list, for instance 'Cat', 'Dog'" in captured.err
+    )
+    assert "--classes, --labels_column and --label_delimiter" in captured.err
+    assert metadata.completed_splits(workplace.output) == []
+
+
+def test_half_of_the_labels_unknown_is_said_and_stands(workplace, capsys):
+    workplace.add_images(2)
+    workplace.write_labels(["0.jpg,Cat", "1.jpg,cat"])
+    assert workplace.run() == 0
+    assert "  labels unknown 1 of 2 (50%)" in capsys.readouterr().out
+
+
+def test_a_split_without_an_image_is_refused_whatever_may_fail(workplace, capsys):
+    workplace.write_labels(["a.jpg,cat", "b.jpg,cat"])
+    assert workplace.run("--max_failure_rate=1") == 3
+    assert "none of 2 rows gave an image: 2 not_found" in capsys.readouterr().err
+
+
+def test_an_empty_label_file_among_others_is_passed_over(workplace):
+    workplace.write_labels(workplace.add_images(3))
+    (workplace.root / "train2.csv").write_bytes(b"")
+    assert workplace.run(f"--labels={workplace.root}/train*.csv") == 0
+    assert len(examples(workplace)) == 3
+
+
+def test_file_uris_are_read_as_local_paths(workplace):
+    workplace.add_images(1)
+    uri = f"file://{workplace.images / '0.jpg'}"
+    workplace.write_labels([f"{uri},cat"])
+    assert workplace.run(f"--images=file://{workplace.images}") == 0
+    assert [example.image_id for example in examples(workplace)] == [uri]
 
 
 def test_the_dead_letters_are_a_manifest_of_what_to_do_again(workplace):
@@ -181,7 +239,7 @@ def test_a_class_list_that_knows_no_label_ends_with_code_3(workplace, capsys):
     workplace.write_labels(["0.jpg,Katze", "1.jpg,Hund"])
     workplace.add_images(2)
     assert workplace.run() == 3
-    assert "none of the 2 labels is in the class list" in capsys.readouterr().err
+    assert "2 of 2 (100%) labels are not in the class list" in capsys.readouterr().err
 
 
 def test_two_splits_share_a_folder_and_tfds_reads_both(workplace):

@@ -35,6 +35,7 @@ def test_a_written_class_list_reads_back_the_same(tmp_path):
         ("class\ncat\ndog\ncat\n", r"classes.tsv:4: class 'cat' is already on line 2"),
         ("class\tname\n\tCat\n", r"classes.tsv:2: the class is empty"),
         ("class\ncat\tCat\n", r"classes.tsv:2: 2 columns"),
+        ("class\tname\tclass\nx\tX\tcat\n", r"classes.tsv:1: the header names a column twice"),
     ],
 )
 def test_an_unusable_class_list_is_an_error_that_says_where(tmp_path, text, message):

@@ -1,5 +1,7 @@
 """Runs that were stopped, changed, repeated; all in one folder."""
 
+import io
+import json
 import os
 import pathlib
 import signal
@@ -9,7 +11,8 @@ import time
 
 import psutil
 import pytest
-from conftest import Workplace
+from workplace import Workplace, jpeg
+from PIL import Image
 
 import beam_runner
 from pipeline import metadata, storage
@@ -19,28 +22,39 @@ def commits(workplace):
     return sorted(workplace.output.glob("commits/train/*-of-*.json"))
 
 
+FLAGS = ("--num_shards=12", "--shorter_side=30")  # of runs over slow images
+
+
+def add_slow_images(workplace, count):
+    """Images that each take about a third of a second, so that a run can be met half-way."""
+    image = io.BytesIO()
+    Image.new("RGB", (2000, 2000), "green").save(image, "PNG")
+    for index in range(count):
+        (workplace.images / f"{index}.jpg").write_bytes(image.getvalue())
+    workplace.write_labels([f"{index}.jpg,cat" for index in range(count)])
+
+
+def wait_for(process, condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
 def test_a_killed_run_goes_on_and_writes_the_same_bytes(tmp_path):
     workplaces = []
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
         workplace = Workplace(tmp_path / name)
-        workplace.write_labels(workplace.add_images(12))
+        add_slow_images(workplace, 12)
         workplaces.append(workplace)
     whole, killed = workplaces
-    assert whole.run("--num_shards=12") == 0
+    assert whole.run(*FLAGS) == 0
 
-    # The image of one shard is a pipe that nobody writes: the run waits there until it is killed.
-    blocked = killed.images / "5.jpg"
-    data = blocked.read_bytes()
-    blocked.unlink()
-    os.mkfifo(blocked)
-    command = [sys.executable, beam_runner.__file__, *killed.arguments("--num_shards=12")]
+    command = [sys.executable, beam_runner.__file__, *killed.arguments(*FLAGS)]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(killed.output.glob("commits/train/*.tmp"))) == 0 or not commits(killed):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_for(process, lambda: list(killed.output.glob("commits/train/*.tmp")) and commits(killed))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed.output / "train.completed.json").exists()
@@ -48,9 +62,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(tmp_path):
     assert 0 < len(written) < 12
     assert list(killed.output.glob("commits/train/*.tmp"))
 
-    blocked.unlink()
-    blocked.write_bytes(data)
-    assert killed.run("--num_shards=12") == 0
+    assert killed.run(*FLAGS) == 0
     assert killed.shards() == whole.shards()
     assert {path: path.stat().st_mtime_ns for path in written} == written  # not written again
     assert not list(killed.output.rglob("*.tmp"))
@@ -72,13 +84,79 @@ def test_a_finished_run_started_again_does_nothing(finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_lost_or_cut_shard_is_written_again(finished):
-    shards = finished.shards()
-    paths = sorted(finished.output.glob("images-train*"))
-    paths[0].unlink()
-    paths[1].write_bytes(paths[1].read_bytes()[:-1])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images-train.tfrecord-00001-of-00004",
+        "train.completed.json",
+        "train.class_counts.tsv",
+        "train.dead_letters.csv",
+        "dataset_info.json",
+        "features.json",
+        "labels.labels.txt",
+        "commits/train/00001-of-00004.json",
+        "commits/train/summary.json",
+    ],
+)
+def test_a_lost_file_of_a_finished_split_is_written_again(finished, name):
+    whole = contents(finished)
+    written = {path: path.stat().st_mtime_ns for path in finished.output.glob("images-train*")}
+    (finished.output / name).unlink()
     assert finished.run("--num_shards=4") == 0
-    assert finished.shards() == shards
+    assert finished.shards() == whole["shards"]
+    if name != "commits/train/summary.json":  # which only a run that works writes
+        assert contents(finished) == whole
+    for path, time_written in written.items():
+        is_redone = "00001-of-00004" in name and "00001-of-00004" in path.name
+        assert is_redone or path.stat().st_mtime_ns == time_written
+
+
+def contents(workplace):
+    """What a run leaves, but for the records of how it went."""
+    names = [path.name for path in workplace.output.iterdir() if path.is_file()]
+    files = {name: (workplace.output / name).read_bytes() for name in names}
+    return {"files": files, "shards": workplace.shards(), "commits": len(commits(workplace))}
+
+
+@pytest.mark.parametrize("name", ["images-train.tfrecord-00001-of-00004", "train.completed.json"])
+def test_a_cut_file_of_a_finished_split_is_written_again(finished, name):
+    whole = contents(finished)
+    path = finished.output / name
+    path.write_bytes(path.read_bytes()[:-3])
+    assert finished.run("--num_shards=4") == 0
+    assert contents(finished) == whole
+
+
+def test_a_finished_split_needs_no_summary(finished, capsys):
+    (finished.output / "commits/train/summary.json").write_text('{"split": ')
+    capsys.readouterr()
+    assert finished.run("--num_shards=4") == 0
+    assert "is already complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"split": "other", "shard_lengths": 3}'])
+def test_a_damaged_marker_of_another_split_is_passed_over(finished, text):
+    (finished.output / "other.completed.json").write_text(text)
+    assert finished.run("--num_shards=2", split="eval") == 0
+    info = json.loads((finished.output / "dataset_info.json").read_text())
+    assert [split["name"] for split in info["splits"]] == ["eval", "train"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"inputs": []}', '{"inputs": {}, "recipe": 1}'])
+def test_a_damaged_record_is_refused_in_words(finished, capsys, text):
+    (finished.output / "commits/train/run.json").write_text(text)
+    capsys.readouterr()
+    assert finished.run("--num_shards=4") == 2
+    error = capsys.readouterr().err
+    assert "without a record of the run that wrote them" in error
+    assert "--overwrite" in error
+
+
+def test_a_folder_of_images_may_be_spelled_in_several_ways(finished, capsys, monkeypatch):
+    monkeypatch.chdir(finished.root)
+    for spelling in ("images", "./images", "images/", "images/../images"):
+        assert finished.run("--num_shards=4", f"--images={spelling}", split="eval") == 0
+    assert capsys.readouterr().out.count("is already complete") == 3
 
 
 def test_a_damaged_commit_is_written_again(finished):
@@ -174,30 +252,24 @@ def test_an_output_below_a_file_is_refused(workplace, capsys):
 
 
 def test_a_worker_process_that_dies_ends_the_run_and_the_next_goes_on(workplace):
-    workplace.write_labels(workplace.add_images(8))
-    blocked = workplace.images / "5.jpg"
-    data = blocked.read_bytes()
-    blocked.unlink()
-    os.mkfifo(blocked)  # keeps a worker busy until it is killed
-    flags = ["--num_shards=4", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    add_slow_images(workplace, 100)
+    flags = [*FLAGS, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     process = subprocess.Popen(
         [sys.executable, beam_runner.__file__, *workplace.arguments(*flags)],
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not list(workplace.output.glob("commits/train/*.tmp")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(process, lambda: list(workplace.output.glob("commits/train/*.tmp")))
     for worker in psutil.Process(process.pid).children(recursive=True):
         worker.kill()
     _, error = process.communicate(timeout=60)
     assert process.returncode == 75, error
     assert "a worker process died" in error
-    blocked.unlink()
-    blocked.write_bytes(data)
-    assert workplace.run("--num_shards=4") == 0
+    for index in range(100):
+        (workplace.images / f"{index}.jpg").write_bytes(jpeg())  # what is left shall be quick
+    assert workplace.run(*FLAGS) == 0
+    assert sum(metadata.load_split(workplace.output, "train").shard_lengths) == 100
 
 
 def test_overwrite_spares_files_that_are_not_ours(finished):

@@ -1,7 +1,7 @@
 import hashlib
 import itertools
 
-from conftest import CLASSES, jpeg
+from workplace import CLASSES, jpeg
 
 from pipeline import sharding
 from pipeline.records import BadRow

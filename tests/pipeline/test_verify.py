@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -93,3 +94,57 @@ def test_another_format_version_is_refused(dataset, capsys):
 def test_an_unknown_split_is_answered_with_those_that_are_there(dataset, capsys):
     assert verify.main([str(dataset), "--split=test"]) == 2
     assert "no split 'test'. Completed splits: train" in capsys.readouterr().err
+
+
+def test_every_fault_says_what_to_do(dataset, workplace, capsys):
+    shard(dataset).write_bytes(shard(dataset).read_bytes()[:-5])
+    error = failure(dataset, capsys)
+    assert "Delete this file, if it is there, and start the beam_runner.py command" in error
+    shard(dataset).unlink()
+    assert workplace.run("--num_shards=2") == 0
+    assert verify.main([str(dataset)]) == 0
+
+
+@pytest.mark.parametrize("name", ["images-train.tfrecord-00001-of-00002", "train.dead_letters.csv"])
+def test_a_missing_file_is_noticed_and_the_same_command_writes_it(dataset, workplace, capsys, name):
+    (dataset / name).unlink()
+    error = failure(dataset, capsys)
+    assert name in error
+    assert "start the beam_runner.py command" in error
+    assert workplace.run("--num_shards=2") == 0
+    assert verify.main([str(dataset)]) == 0
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "labels.labels.txt"])
+def test_a_tfds_file_that_says_something_else_is_noticed(dataset, workplace, capsys, name):
+    path = dataset / name
+    path.write_text(path.read_text().replace("a", "b", 1))
+    assert f"{path}: missing, or not what the completed splits make it" in failure(dataset, capsys)
+    path.unlink()
+    assert f"{path}: missing" in failure(dataset, capsys)
+    assert workplace.run("--num_shards=2") == 0
+    assert verify.main([str(dataset)]) == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"split": "train"}'])
+def test_a_damaged_marker_is_noticed(dataset, capsys, text):
+    (dataset / "train.completed.json").write_text(text)
+    assert "train.completed.json is damaged: delete this file" in failure(dataset, capsys)
+
+
+def test_a_number_of_examples_that_is_not_the_sum_of_the_shards_is_noticed(dataset, capsys):
+    marker = dataset / "train.completed.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"num_examples": 13}))
+    assert "13 examples, but 12 in the lengths of its shards" in failure(dataset, capsys)
+
+
+def test_a_folder_in_place_of_a_shard_is_noticed(dataset, capsys):
+    shard(dataset).unlink()
+    shard(dataset).mkdir()
+    assert f"{shard(dataset)}: " in failure(dataset, capsys)
+
+
+def test_a_shard_of_another_number_of_shards_is_noticed(dataset, capsys):
+    stray = dataset / "images-train.tfrecord-00000-of-00003"
+    shutil.copy(shard(dataset), stray)
+    assert f"{stray}: none of the 2 shards of the split" in failure(dataset, capsys)
