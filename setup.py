@@ -34,6 +34,7 @@ EVAL = [
 TEST = [
     "pytest>=9",
     "pytest-timeout>=2.4",  # no test waits for ever
+    "psutil>=5.9",  # finds the processes that a test has to kill
     "scikit-learn>=1.9",  # the independent average precision that ours must equal
     "ruff==0.17.6",
     "mypy==2.4.1",

@@ -55,7 +55,7 @@ def main(argv=None):
         print("Interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
     if exit_code == 0:
-        print(f"All of it took {time.monotonic() - started:.0f} s.", file=sys.stderr)
+        print(f"All of it took {time.monotonic() - started:.0f} s.")
     return exit_code
 
 

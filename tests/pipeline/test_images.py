@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
-from workplace import jpeg
 from PIL import Image, features
+from workplace import jpeg
 
 from pipeline import images
 

@@ -9,8 +9,8 @@ import sys
 
 import numpy as np
 import pytest
-from workplace import CLASSES, Workplace, jpeg
 from PIL import Image
+from workplace import CLASSES, Workplace, jpeg
 
 import beam_runner
 from pipeline import metadata, schema, tfrecord

@@ -11,8 +11,8 @@ import time
 
 import psutil
 import pytest
-from workplace import Workplace, jpeg
 from PIL import Image
+from workplace import Workplace, jpeg
 
 import beam_runner
 from pipeline import metadata, storage
