@@ -8,7 +8,7 @@ statistics of batch normalization, and the counters of steps and samples.
 Flat blocks, not a variable a tensor: equal pieces balance any number of servers, whatever the
 shapes of the tensors (a head of 17,000 classes is 63% of an Xception), and a rule is written once
 for a segment instead of once for each of 236 tensors. `python -m benchmarks.parameter_store`
-measured 1.13 times the steps/s of a variable a tensor on the demo's network, and 0.97 times on
+measured 1.18 times the steps/s of a variable a tensor on the demo's network, and the same on
 Xception with 1,000 classes.
 
 Each segment of the flat layout has a rule of its own:
