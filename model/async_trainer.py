@@ -60,12 +60,9 @@ class InProcess:
         self._iterator = iter(dataset_fn())
 
     def advance(self, steps_done, steps_wanted):
-        """Takes some steps. Returns whether all are done."""
+        """Takes some steps."""
         del steps_done, steps_wanted
         self._take_steps(self._iterator)
-
-    def close(self):
-        """Nothing is left running."""
 
 
 class OnCluster:
@@ -91,15 +88,6 @@ class OnCluster:
             self._scheduled += self._steps_per_closure
         self._coordinator.done()  # raises what went wrong on a worker
         time.sleep(0.05)
-
-    def close(self):
-        """Gives the workers a minute to run what is in the queue; nothing depends on it."""
-        deadline = time.monotonic() + 60.0
-        while not self._coordinator.done():
-            if time.monotonic() > deadline:
-                report("Not waiting longer for the last steps of a worker that does not answer")
-                return
-            time.sleep(0.05)
 
 
 def make_executor(config, network, store, split, cluster=None, coordinator=None):
@@ -170,15 +158,11 @@ def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0)
             if now - last_checkpoint > config.train.checkpoint_every and step > first_step:
                 save()
                 last_checkpoint = now
-        executor.close()
-        progress = store.progress()
+        # What is still on its way on a cluster is not waited for: enough has been counted, and the
+        # worker that takes it may hang.
         telemetry.update(progress, final=True)
         save()
-    return {
-        "step": progress.step,
-        "samples": progress.samples,
-        "seconds": telemetry.seconds,
-    }
+    return {"step": progress.step, "samples": progress.samples, "seconds": telemetry.seconds}
 
 
 def _check_finite(parameters):

@@ -23,10 +23,9 @@ class Progress:
         recipe = run.plan.recipe
         self._pattern = commits_pattern(run.plan.output, recipe.split, recipe.num_shards)
         self._num_shards = recipe.num_shards
-        self._num_rows = run.num_rows
         self._seen: set[str] = set(storage.match(self._pattern))  # of an earlier run
         self._num_earlier = len(self._seen)
-        self._num_rows_done = self._num_images = self._num_lost = 0
+        self._num_images = self._num_lost = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -57,7 +56,6 @@ class Progress:
         for path in new:
             commit = read_commit(path)
             if commit is not None:
-                self._num_rows_done += commit.num_rows
                 self._num_images += commit.num_examples
                 self._num_lost += sum(map(_loses_image, commit.dead_letters))
         self._seen |= new
