@@ -23,17 +23,16 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# uv installs in seconds what takes pip a minute or two; either gives the same versions.
+# uv, where it is there and works, installs in seconds what takes pip a minute or two. Either gives
+# the same versions.
 .venv/installed: setup.py requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	  f"Python 3.11 to 3.13 is needed, and {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	@if command -v uv > /dev/null; then \
-	  set -x; uv pip install --quiet --python $(BIN)/python -c requirements.lock -e '.[test]'; \
-	else \
-	  set -x; $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	    -c requirements.lock -e '.[test]'; \
-	fi
+	@set -x; { command -v uv > /dev/null && \
+	    uv pip install --quiet --python $(BIN)/python -c requirements.lock -e '.[test]'; } || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    -c requirements.lock -e '.[test]'
 	@touch $@
 
 # Resolves setup.py anew and writes what came out.
