@@ -28,6 +28,7 @@ check: .venv/installed
 .venv/installed: setup.py requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	  f"Python 3.11 to 3.13 is needed, and {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11")'
+	@echo "Installing TensorFlow, Beam and the rest into .venv; with pip this takes a minute or two"
 	$(PYTHON) -m venv .venv
 	@set -x; { command -v uv > /dev/null && \
 	    uv pip install --quiet --python $(BIN)/python -c requirements.lock -e '.[test]'; } || \
