@@ -129,6 +129,7 @@ def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0)
         _check_finite(state["parameters"])
         saved = checkpoint.save(run_dir, state, class_list_hash, config.train.keep_checkpoints)
         report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
+        return {key: state[key] for key in ("step", "samples", "seconds")}
 
     def give_up():
         report(f"model.train: no answer from a parameter server for {stall_timeout:.0f} s")
@@ -161,8 +162,7 @@ def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0)
         # What is still on its way on a cluster is not waited for: enough has been counted, and the
         # worker that takes it may hang.
         telemetry.update(progress, final=True)
-        save()
-    return {"step": progress.step, "samples": progress.samples, "seconds": telemetry.seconds}
+        return save()
 
 
 def _check_finite(parameters):
