@@ -63,6 +63,8 @@ def save(run_dir, state, class_list_hash, keep):
     final = folder / f"step-{state['step']:08d}"
     if not (final / "state.json").is_file():
         temporary = folder / f"{final.name}.tmp-{os.getpid()}"
+        # A killed process may have had the same pid: in a container they are all the same.
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             _write(temporary, state, class_list_hash)

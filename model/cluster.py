@@ -15,9 +15,8 @@ import os
 import socket
 import sys
 import time
-from pathlib import Path
 
-from model import quiet
+from model import quiet, run_folder
 from model.config import ConfigError
 
 EXIT_TRY_AGAIN = 75  # what a ClusterError ends a process with
@@ -104,8 +103,7 @@ def serve(cluster, run_dir):
     TensorFlow's own `server.join()` never returns at all: what ends this is the marker that the
     chief writes last.
     """
-    marker = Path(run_dir) / "completed.json"
-    before = _contents(marker)
+    before = run_folder.read_completed(run_dir)
     inter_op_threads, intra_op_threads = cluster.threads()
     quiet.start_tensorflow(inter_op_threads, intra_op_threads)
     import tensorflow as tf
@@ -123,7 +121,7 @@ def serve(cluster, run_dir):
     )
     address = cluster.addresses[cluster.role][cluster.index]
     print(f"{cluster.role} {cluster.index} serves at {address}", file=sys.stderr, flush=True)
-    while _contents(marker) in (None, before):
+    while run_folder.read_completed(run_dir) in (None, before):
         time.sleep(1.0)
 
 
@@ -170,10 +168,3 @@ def _accepts(address):
             return True
     except OSError:
         return False
-
-
-def _contents(path):
-    try:
-        return path.read_text() or None
-    except OSError:
-        return None

@@ -15,6 +15,8 @@ from model import config as config_module
 from model.config import ConfigError
 from pipeline import labels
 
+_COMPLETED = "completed.json"
+
 
 class TrainingError(Exception):
     """Training cannot go on, and starting it again as it is would not help."""
@@ -109,19 +111,27 @@ def mark_completed(run_dir, end):
         "written": time.time(),  # makes each run's marker different from the one before
     }
     _replace(
-        Path(run_dir) / "completed.json",
+        Path(run_dir) / _COMPLETED,
         lambda path: Path(path).write_text(json.dumps(contents) + "\n"),
     )
 
 
+def read_completed(run_dir):
+    """The text of the end marker, another one each time that it is written; None without one."""
+    try:
+        return (Path(run_dir) / _COMPLETED).read_text()
+    except OSError:
+        return None
+
+
 def is_completed(run_dir):
     """Whether training into this folder has ended, all of it."""
-    return (Path(run_dir) / "completed.json").is_file()
+    return read_completed(run_dir) is not None
 
 
 def clear_completed(run_dir):
     """Takes the marker away: training goes on."""
-    (Path(run_dir) / "completed.json").unlink(missing_ok=True)
+    (Path(run_dir) / _COMPLETED).unlink(missing_ok=True)
 
 
 def _replace(path, write):

@@ -216,13 +216,17 @@ def _csv_cells(line: str) -> list[str]:
     return next(csv.reader([line], strict=True, skipinitialspace=True))
 
 
-def _csv_rows(path: str, lines: Iterable[str]) -> Iterator[_Row | BadRow]:
-    header: list[str] | None = None
+def _numbered(path: str, lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """(line, stripped line, file:line) of every line that is not blank."""
     for line_number, line in enumerate(lines, start=1):
         text = line.strip()
-        source = f"{path}:{line_number}"
-        if not text:
-            continue
+        if text:
+            yield line, text, f"{path}:{line_number}"
+
+
+def _csv_rows(path: str, lines: Iterable[str]) -> Iterator[_Row | BadRow]:
+    header: list[str] | None = None
+    for line, text, source in _numbered(path, lines):
         try:
             cells = _csv_cells(line)
         except csv.Error as error:
@@ -238,11 +242,7 @@ def _csv_rows(path: str, lines: Iterable[str]) -> Iterator[_Row | BadRow]:
 
 
 def _json_rows(path: str, lines: Iterable[str]) -> Iterator[_Row | BadRow]:
-    for line_number, line in enumerate(lines, start=1):
-        text = line.strip()
-        source = f"{path}:{line_number}"
-        if not text:
-            continue
+    for _, text, source in _numbered(path, lines):
         try:
             cells = json.loads(text)
         except (ValueError, RecursionError) as error:

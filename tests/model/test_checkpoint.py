@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, and every kind of damage refused by name."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -84,6 +85,13 @@ def test_a_truncated_file_is_refused_by_name_and_the_checkpoint_before_is_used(t
     # The step can be reached, and saved, again.
     assert _save(tmp_path, 2, keep=1) == newest
     assert checkpoint.load_newest(tmp_path, pytest.fail)["step"] == 2
+
+
+def test_what_a_killed_process_of_the_same_pid_left_does_not_hinder_the_next(tmp_path):
+    leftover = tmp_path / "checkpoints" / f"step-00000003.tmp-{os.getpid()}"
+    leftover.mkdir(parents=True)
+    (leftover / "ema.safetensors").write_bytes(b"half")
+    assert checkpoint.load(_save(tmp_path, 3).path)["step"] == 3
 
 
 def test_what_is_left_of_a_deleted_checkpoint_does_not_hinder_the_next(tmp_path):
