@@ -1,3 +1,4 @@
+import functools
 import io
 import struct
 import subprocess
@@ -25,33 +26,45 @@ def saved(image, format, **options):
     return stream.getvalue()
 
 
-def reason(data, **options):
+def prepared(data, shorter_side=None, quality=90, rotation=0, **recipe):
+    return images.prepare(
+        data,
+        images.ImageRecipe(shorter_side=shorter_side, jpeg_quality=quality, **recipe),
+        rotation,
+    )
+
+
+def made(data, *arguments, **recipe):
+    return prepared(data, *arguments, **recipe).image
+
+
+def reason(data, **recipe):
     with pytest.raises(images.ImageError) as caught:
-        images.prepare(data, options.get("shorter_side"), 90)
+        prepared(data, **recipe)
     assert caught.value.reason in images.REASONS
     return caught.value.reason
 
 
 def test_a_jpeg_of_the_right_size_keeps_its_bytes():
     data = jpeg(40, 30)
-    assert images.prepare(data, None, 90) == data
-    assert images.prepare(data, 30, 90) == data
+    assert made(data, None, 90) == data
+    assert made(data, 30, 90) == data
 
 
 def test_the_shorter_side_comes_down_and_the_ratio_stays():
-    assert opened(images.prepare(jpeg(400, 300), 96, 90)).size == (128, 96)
-    assert opened(images.prepare(jpeg(300, 1000), 96, 90)).size == (96, 320)
+    assert opened(made(jpeg(400, 300), 96, 90)).size == (128, 96)
+    assert opened(made(jpeg(300, 1000), 96, 90)).size == (96, 320)
 
 
 def test_nothing_is_enlarged():
-    assert opened(images.prepare(jpeg(40, 30), 96, 90)).size == (40, 30)
+    assert opened(made(jpeg(40, 30), 96, 90)).size == (40, 30)
 
 
 @pytest.mark.parametrize("width", [100, 130, 150, 200, 260, 500, 900])
 def test_a_resize_is_close_to_lanczos_of_the_whole_image(width):
     data = jpeg(width, width)
     expected = Image.open(io.BytesIO(data)).resize((96, 96), Image.Resampling.LANCZOS)
-    found = opened(images.prepare(data, 96, 95))
+    found = opened(made(data, 96, 95))
     error = np.asarray(found, float) - np.asarray(expected, float)
     assert 10 * np.log10(255**2 / np.mean(error**2)) > 35
 
@@ -60,7 +73,7 @@ def test_a_resize_is_close_to_lanczos_of_the_whole_image(width):
 def test_gray_and_cmyk_jpegs_become_rgb(mode):
     data = jpeg(60, 40, mode=mode)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float)
-    found = np.asarray(opened(images.prepare(data, None, 95)), float)
+    found = np.asarray(opened(made(data, None, 95)), float)
     assert np.abs(found - expected).mean() < 5
 
 
@@ -69,7 +82,7 @@ def test_other_formats_are_read_by_their_content(format):
     if format == "WEBP" and not features.check("webp"):
         pytest.skip("Pillow without WebP")
     data = saved(Image.new("RGB", (50, 40), (200, 30, 30)), format)
-    found = opened(images.prepare(data, None, 95))
+    found = opened(made(data, None, 95))
     assert found.size == (50, 40)
     assert np.abs(np.asarray(found, int)[20, 20] - (200, 30, 30)).max() < 12
 
@@ -80,14 +93,14 @@ def test_what_is_transparent_is_laid_on_white(mode):
     options = {"transparency": 0} if mode == "P" else {}
     if mode == "P":
         image = Image.new("P", (20, 20), 0)
-    found = np.asarray(opened(images.prepare(saved(image, "PNG", **options), None, 95)))
+    found = np.asarray(opened(made(saved(image, "PNG", **options), None, 95)))
     assert found.min() > 245
 
 
 def test_sixteen_bits_are_scaled_to_eight():
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     data = saved(Image.fromarray(ramp), "PNG")
-    found = np.asarray(opened(images.prepare(data, None, 95)), float)[:, :, 0]
+    found = np.asarray(opened(made(data, None, 95)), float)[:, :, 0]
     assert np.abs(found - ramp / 257).mean() < 2
 
 
@@ -99,7 +112,7 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(orientation):
     exif[0x0112] = orientation
     data = jpeg(64, 48, exif=exif)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    found = opened(images.prepare(data, None, 95))
+    found = opened(made(data, None, 95))
     assert found.size == expected.size
     assert np.abs(np.asarray(found, float) - np.asarray(expected, float)).mean() < 3
     assert found.getexif().get(0x0112, 1) == 1
@@ -134,7 +147,7 @@ def test_a_truncated_png_is_refused():
 def test_a_png_with_a_flipped_bit_is_refused():
     pixels = np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)
     data = bytearray(saved(Image.fromarray(pixels), "PNG", compress_level=0))
-    assert images.prepare(bytes(data), None, 90)
+    assert made(bytes(data), None, 90)
     data[len(data) // 2] ^= 1  # inside the pixels, which are stored as they are
     assert reason(bytes(data)) == "corrupt_image"
 
@@ -150,7 +163,7 @@ def test_damaged_exif_costs_nothing_and_says_nothing(tmp_path):
     code = (
         "import sys, pathlib\n"
         "from pipeline import images\n"
-        "images.prepare(pathlib.Path(sys.argv[1]).read_bytes(), 20, 90)\n"
+        "images.prepare(pathlib.Path(sys.argv[1]).read_bytes(), images.ImageRecipe(20))\n"
     )
     command = [sys.executable, "-W", "error::UserWarning", "-c", code, path]
     finished = subprocess.run(command, capture_output=True, text=True)
@@ -174,28 +187,295 @@ def test_a_bomb_is_refused_by_its_header():
 
 
 def test_a_progressive_jpeg_has_a_lower_limit(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PROGRESSIVE_PIXELS", 10_000)
+    monkeypatch.setattr(images, "MAX_WORKING_BYTES", 100_000)
     assert reason(jpeg(200, 150, progressive=True), shorter_side=20) == "too_many_pixels"
-    assert images.prepare(jpeg(200, 150), 20, 90)
+    assert made(jpeg(200, 150), 20, 90)
 
 
-def test_mutated_files_give_an_image_or_a_reason():
-    rng = np.random.default_rng(0)
-    sources = [jpeg(90, 70), jpeg(90, 70, progressive=True), jpeg(90, 70, mode="CMYK")]
-    picture = Image.open(io.BytesIO(sources[0]))
-    sources += [saved(picture, format) for format in ("PNG", "GIF", "BMP", "WEBP")]
-    for trial in range(350):
-        data = bytearray(sources[trial % len(sources)])
-        for position in rng.integers(0, len(data), rng.integers(1, 8)):
-            data[position] = rng.integers(256)
-        if trial % 3 == 0:
-            del data[rng.integers(len(data)) :]
-        assert outcome(bytes(data)) in ("image", *images.REASONS)
+def photograph(width, height, mode="RGB"):
+    """Smooth, and different everywhere."""
+    return Image.open(io.BytesIO(jpeg(width, height, mode=mode)))
 
 
-def outcome(data):
-    try:
-        opened(images.prepare(data, 48, 90))
-    except images.ImageError as error:
-        return error.reason
-    return "image"
+def pixels_of(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float)
+
+
+def test_a_crop_is_the_centre_of_the_resized_image():
+    data = jpeg(400, 300)
+    resized = pixels_of(made(data, 96, 95))  # 128 x 96
+    cropped = pixels_of(made(data, None, 95, crop=96))
+    assert cropped.shape == (96, 96, 3)
+    assert np.abs(cropped - resized[:, 16:112]).mean() < 2
+
+
+def test_a_crop_takes_the_centre_square_of_a_smaller_image():
+    assert opened(made(jpeg(60, 40), crop=96)).size == (40, 40)
+    assert opened(made(jpeg(60, 120), crop=80)).size == (60, 60)
+
+
+def test_a_square_that_is_cropped_to_its_own_size_keeps_its_bytes():
+    assert made(jpeg(50, 50), crop=50) == jpeg(50, 50)
+    assert made(jpeg(40, 40), crop=50) == jpeg(40, 40)
+
+
+def test_upscaling_enlarges_to_the_target():
+    data = jpeg(40, 30)
+    assert opened(made(data, 96, 90, upscale=True)).size == (128, 96)
+    assert opened(made(data, crop=96, upscale=True)).size == (96, 96)
+    expected = np.asarray(photograph(40, 30).resize((128, 96), Image.Resampling.BICUBIC), float)
+    assert np.abs(pixels_of(made(data, 96, 95, upscale=True)) - expected).mean() < 3
+
+
+def test_the_recorded_size_is_the_sources_as_seen_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert prepared(jpeg(400, 300), 96)[1:] == (400, 300, False)
+    assert prepared(jpeg(400, 300), 96, rotation=90)[1:] == (300, 400, False)
+    assert prepared(jpeg(400, 300, exif=exif), crop=96)[1:] == (300, 400, False)
+    assert prepared(jpeg(400, 300, exif=exif), 96, rotation=270)[1:] == (400, 300, False)
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("orientation", [1, 5, 6])
+def test_the_sources_rotation_counter_clockwise_follows_exif(orientation, rotation):
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = jpeg(64, 48, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    expected = np.asarray(upright.rotate(rotation, expand=True), float)  # Pillow's is to the left
+    found = pixels_of(made(data, None, 95, rotation=rotation))
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_untouched_jpegs_keep_their_bytes_whatever_their_mode_size_and_orientation(mode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = jpeg(300, 200, mode=mode, exif=exif)
+    assert prepared(data, untouched=True, rotation=90) == (data, 300, 200, False)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "1", "I;16"])
+def test_untouched_pngs_keep_their_bytes(mode):
+    image = Image.new(mode, (50, 40)) if mode == "I;16" else photograph(50, 40).convert(mode)
+    data = saved(image, "PNG")
+    assert prepared(data, untouched=True) == (data, 50, 40, False)
+
+
+@pytest.mark.parametrize("format", ["GIF", "BMP", "WEBP"])
+def test_other_formats_become_jpeg_at_full_size_where_nothing_is_touched(format):
+    data = saved(photograph(300, 200), format)
+    assert opened(made(data, untouched=True)).size == (300, 200)
+
+
+def test_untouched_files_are_checked_all_the_same():
+    png = bytearray(saved(photograph(90, 90), "PNG"))
+    png[len(png) // 2] ^= 1
+    assert reason(bytes(png), untouched=True) == "corrupt_image"
+    assert reason(jpeg(90, 90)[:-50], untouched=True) == "truncated_jpeg"
+    assert reason(jpeg(90, 90, mode="CMYK")[:-50], untouched=True) == "truncated_jpeg"
+
+
+JPEG_KINDS = [
+    {},
+    {"progressive": True},
+    {"restart_marker_rows": 1},
+    {"restart_marker_blocks": 3, "progressive": True},
+    {"mode": "L"},
+    {"mode": "CMYK"},
+]
+
+
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+@pytest.mark.parametrize("num_missing", [1, 2])
+def test_a_missing_end_marker_is_put_back(kind, num_missing):
+    data = jpeg(200, 150, **kind)
+    cut = prepared(data[:-num_missing], untouched=True)
+    assert cut.salvaged
+    assert cut.image.endswith(b"\xff\xd9")
+    assert np.array_equal(pixels_of(cut.image), pixels_of(data))
+    resized = prepared(data[:-num_missing], 32)
+    assert resized.salvaged
+    assert resized.image == made(data, 32)
+
+
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_a_jpeg_cut_anywhere_before_its_end_marker_is_refused(kind):
+    data = jpeg(120, 90, **kind)
+    for num_missing in range(3, len(data)):
+        try:
+            prepared(data[:-num_missing], untouched=True)
+        except images.ImageError as error:
+            found = error.reason
+        else:
+            found = "image"
+        assert found in ("truncated_jpeg", "corrupt_jpeg", "not_an_image"), num_missing
+
+
+def test_scans_that_are_missing_altogether_are_no_missing_end_marker():
+    data = jpeg(200, 150, progressive=True)
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    assert len(starts) > 3
+    for start in starts[1:]:
+        whole_scans = data[:start]
+        tables = whole_scans.rfind(b"\xff\xc4")  # of the scan that is missing
+        assert reason(data[:tables]) == "truncated_jpeg"
+        assert reason(whole_scans) in ("truncated_jpeg", "corrupt_jpeg")
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused_before_it_is_decoded():
+    data = jpeg(200, 150, progressive=True)
+    last = data.rfind(b"\xff\xda")
+    bomb = data[:last] + data[last:-2] * 300 + data[-2:]
+    assert reason(bomb) == "corrupt_jpeg"
+
+
+def test_inverted_cmyk_and_ycck_are_read_as_pillow_reads_them():
+    data = jpeg(60, 40, mode="CMYK")
+    adobe = data.index(b"Adobe")
+    for transform in (0, 2):
+        changed = data[: adobe + 11] + bytes([transform]) + data[adobe + 12 :]
+        expected = pixels_of(changed)
+        assert np.abs(pixels_of(made(changed, None, 100)) - expected).mean() < 5
+
+
+def test_sixteen_bit_colours_are_scaled_to_eight():
+    rows = b"".join(b"\0" + struct.pack(">3H", 65535, 32768, 256) * 8 for _ in range(8))
+    data = png((8, 8, 16, 2), rows)
+    found = pixels_of(made(data, None, 95))
+    assert np.abs(found - (255, 128, 1)).max() < 4
+
+
+def test_a_transparent_gray_of_sixteen_bits_is_white():
+    rows = b"".join(b"\0" + struct.pack(">8H", *[7] * 8) for _ in range(8))
+    data = png((8, 8, 16, 0), rows, (b"tRNS", struct.pack(">H", 7)))
+    assert pixels_of(made(data)).min() > 250
+
+
+def png(header, rows, *chunks):
+    """A PNG; `header`: width, height, bits and colour type."""
+    made_of = [(b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, 0)), *chunks]
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in [*made_of, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]:
+        data += struct.pack(">I", len(body)) + kind + body
+        data += struct.pack(">I", zlib.crc32(kind + body))
+    return data
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_compressed_text_that_unpacks_to_gigabytes_costs_little(kind):
+    packed = zlib.compress(bytes(100_000_000))
+    body = {
+        b"zTXt": b"name\0\0" + packed,
+        b"iTXt": b"name\0\1\0\0\0" + packed,
+        b"iCCP": b"name\0\0" + packed,
+    }[kind]
+    data = png((8, 8, 8, 0), b"\0" * 72, (kind, body))
+    megabytes, _ = cost(data, {})
+    assert megabytes < 60
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "MPO"])
+def test_of_several_frames_the_first_is_taken(format):
+    red, blue = Image.new("RGB", (30, 20), (200, 0, 0)), Image.new("RGB", (30, 20), (0, 0, 200))
+    data = saved(red, format, save_all=True, append_images=[blue])
+    assert np.abs(pixels_of(made(data, None, 95))[10, 10] - (200, 0, 0)).max() < 12
+
+
+def cost(data, recipe):
+    """Megabytes that an image takes at most in a process of its own, and what becomes of it."""
+    code = (
+        "import io, resource, sys\n"
+        "from PIL import Image\n"
+        "from pipeline import images\n"
+        "small = io.BytesIO()\n"
+        "Image.new('RGB', (64, 64)).save(small, 'JPEG')\n"
+        "images.prepare(small.getvalue(), images.ImageRecipe(20))\n"
+        "data = sys.stdin.buffer.read()\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "try:\n"
+        f"    outcome = images.prepare(data, images.ImageRecipe(**{recipe!r})).width\n"
+        "except images.ImageError as error:\n"
+        "    outcome = error.reason\n"
+        "print((peak() - before) / 1024, outcome)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True)
+    assert finished.returncode == 0, finished.stderr.decode()
+    megabytes, outcome = finished.stdout.decode().split()
+    return float(megabytes), outcome
+
+
+@functools.cache
+def huge_jpeg(**options):
+    """20,000 x 20,000 pixels: one row of blocks, over and over."""
+    row = saved(photograph(20_000, 16), "JPEG", restart_marker_rows=1, subsampling=2, **options)
+    size = row.index(struct.pack(">HH", 16, 20_000))
+    scan = row.rindex(b"\xff\xda")
+    pixels = scan + 2 + int.from_bytes(row[scan + 2 : scan + 4])
+    blocks = [row[pixels:-2] + bytes([0xFF, 0xD0 + n % 8]) for n in range(1250)]
+    header = row[:size] + struct.pack(">H", 20_000) + row[size + 2 : pixels]
+    return header + b"".join(blocks)[:-2] + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("recipe", [{"shorter_side": 299}, {"crop": 299}, {"untouched": True}, {}])
+def test_a_jpeg_of_400_megapixels_takes_less_than_300_megabytes(recipe):
+    megabytes, outcome = cost(huge_jpeg(), recipe)
+    assert outcome == "20000"
+    assert megabytes < 300
+
+
+def huge_png():
+    """20,000 x 20,000 black pixels; its EXIF could stand after them."""
+    num_bytes = 20_000 * 60_001
+    packer = zlib.compressobj()
+    first = packer.compress(bytes(10**6)) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(bytes(10**6)) + packer.flush(zlib.Z_FULL_FLUSH)
+    rest = packer.compress(bytes(num_bytes % 10**6)) + packer.flush(zlib.Z_FULL_FLUSH)
+    checksum = struct.pack(">I", num_bytes % 65521 << 16 | 1)
+    stream = first + again * (num_bytes // 10**6 - 1) + rest + b"\x03\0" + checksum
+    data = png((20_000, 20_000, 8, 2), b"").replace(zlib.compress(b""), stream)
+    at = data.index(b"IDAT")
+    chunk = data[at : at + 4 + len(stream)]
+    return b"".join(
+        (data[: at - 4], struct.pack(">I", len(stream)), chunk,
+         struct.pack(">I", zlib.crc32(chunk)), data[at + 4 + len(stream) + 4 :])
+    )  # fmt: skip
+
+
+def huge_webp():
+    data = saved(Image.new("RGB", (8, 8)), "WEBP", lossless=True)
+    size = data.index(b"VP8L") + 9  # 14 bits each, less one
+    bits = int.from_bytes(data[size : size + 4], "little") >> 28 << 28 | 16_382 << 14 | 16_382
+    return data[:size] + struct.pack("<I", bits) + data[size + 4 :]
+
+
+def huge_bmp():
+    data = saved(Image.new("RGB", (8, 8)), "BMP")
+    return data[:18] + struct.pack("<ii", 20_000, 20_000) + data[26:]
+
+
+def huge_gif():
+    data = saved(Image.new("P", (8, 8)), "GIF")
+    frame = data.rindex(b",\0\0\0\0") + 5
+    size = struct.pack("<HH", 20_000, 20_000)
+    return data[:6] + size + data[10:frame] + size + data[frame + 4 :]
+
+
+def huge_scans():
+    """Baseline, but a scan a component: every coefficient would be kept."""
+    return huge_jpeg().replace(b"\xff\xda", b"\xff\xda\0\x08\1\1\0\0\x3f\0\xff\xda", 1)
+
+
+@pytest.mark.parametrize("recipe", [{"shorter_side": 299}, {"untouched": True}])
+@pytest.mark.parametrize(
+    "huge", [huge_png, huge_webp, huge_bmp, huge_gif, huge_scans, lambda: huge_jpeg(progressive=1)]
+)
+def test_what_would_take_too_much_memory_is_refused_before_it_is_decoded(huge, recipe):
+    megabytes, outcome = cost(huge(), recipe)
+    assert outcome == "too_many_pixels"
+    assert megabytes < 60
