@@ -1,9 +1,12 @@
 """What a finished dataset folder says about itself: its class list, splits, and TFDS metadata.
 
-    OUT/features.json, dataset_info.json, labels.labels.txt   for tfds.builder_from_directory(OUT)
+    OUT/features.json, dataset_info.json,                     for tfds.builder_from_directory(OUT)
+        labels.labels.txt, negatives.labels.txt
     OUT/classes.tsv                                           the class list of every split
     OUT/<split>.completed.json                                written last: the split is whole
-    OUT/<split>.class_counts.tsv, <split>.dead_letters.csv
+    OUT/<split>.class_counts.tsv, <split>.dead_letters.csv, <split>.duplicates.csv
+    OUT/<split>.contents.csv                                  of evaluation splits
+    OUT/report.html                                           all splits, to look at
     OUT/images-<split>.tfrecord-00000-of-00016                the shards
     OUT/commits/<split>/                                      a commit a shard; see sharding.py
 
@@ -23,7 +26,11 @@ from pipeline import labels, schema
 DATASET_NAME = "images"  # TFDS begins the shards' names with it
 DATASET_VERSION = "1.0.0"
 CLASSES_FILE = "classes.tsv"
-TFDS_FILES = ("dataset_info.json", "features.json", f"{schema.LABELS}.labels.txt")
+TFDS_FILES = (
+    "dataset_info.json",
+    "features.json",
+    *(f"{feature}.labels.txt" for feature in (schema.LABELS, schema.NEGATIVES)),
+)
 _COMPLETED_SUFFIX = ".completed.json"
 # What the completed marker must say to be read.
 _MARKER_TYPES = {"split": str, "num_examples": int, "shard_lengths": list, "fingerprint": str}
@@ -64,6 +71,22 @@ def class_counts_file(split: str) -> str:
 
 def dead_letters_file(split: str) -> str:
     return f"{split}.dead_letters.csv"
+
+
+def duplicates_file(split: str) -> str:
+    """File name of the list of images that were taken out, since others have their content."""
+    return f"{split}.duplicates.csv"
+
+
+def contents_file(split: str) -> str:
+    """File name of the list of contents of an evaluation split, which training keeps out."""
+    return f"{split}.contents.csv"
+
+
+def split_files(split: str) -> tuple[str, ...]:
+    """File names of what stands beside the shards of a split, its marker apart."""
+    kinds = (class_counts_file, dead_letters_file, duplicates_file, contents_file)
+    return tuple(kind(split) for kind in kinds)
 
 
 def load_vocabulary(data_dir: epath.PathLike) -> labels.Vocabulary:
@@ -156,18 +179,8 @@ def completed_splits(data_dir: epath.PathLike) -> list[str]:
 
 def tfds_files(vocabulary: labels.Vocabulary, splits: list[dict[str, Any]]) -> dict[str, str]:
     """The TFDS metadata, as text by file name, for the completed markers `splits`."""
-    import tensorflow_datasets as tfds  # costs half a second; does not import TensorFlow
     from google.protobuf import json_format  # type: ignore[import-untyped]
 
-    features = tfds.features.FeaturesDict(
-        {
-            schema.IMAGE: tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-            schema.IMAGE_ID: tfds.features.Text(),
-            schema.LABELS: tfds.features.Sequence(
-                tfds.features.ClassLabel(names=list(vocabulary.classes))
-            ),
-        }
-    )
     dataset_info = {
         "name": DATASET_NAME,
         "version": DATASET_VERSION,
@@ -182,12 +195,32 @@ def tfds_files(vocabulary: labels.Vocabulary, splits: list[dict[str, Any]]) -> d
             for split in sorted(splits, key=lambda split: split["split"])
         ],
     }
+    class_names = "\n".join(vocabulary.classes) + "\n"  # TFDS looks for a file a feature
     texts = (
         json.dumps(dataset_info, indent=2) + "\n",
-        json_format.MessageToJson(features.to_proto(), sort_keys=True) + "\n",
-        "\n".join(vocabulary.classes) + "\n",
+        json_format.MessageToJson(_tfds_features(vocabulary).to_proto(), sort_keys=True) + "\n",
+        class_names,
+        class_names,
     )
     return dict(zip(TFDS_FILES, texts, strict=True))
+
+
+def _tfds_features(vocabulary: labels.Vocabulary) -> Any:
+    """The FeaturesDict of a record: pipeline.schema, as TFDS says it."""
+    from tensorflow_datasets import features  # half a second; does not import TensorFlow
+
+    classes = features.ClassLabel(names=list(vocabulary.classes))
+    return features.FeaturesDict(
+        {
+            schema.IMAGE: features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            schema.IMAGE_ID: features.Text(),
+            schema.LABELS: features.Sequence(classes),
+            schema.CONFIDENCES: features.Sequence(np.float32),
+            schema.LABEL_SOURCES: features.Sequence(features.Text()),
+            schema.NEGATIVES: features.Sequence(classes),
+            schema.NEGATIVE_SOURCES: features.Sequence(features.Text()),
+        }
+    )
 
 
 def _existing_dir(data_dir: epath.PathLike) -> epath.Path:

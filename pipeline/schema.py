@@ -1,32 +1,53 @@
 """The record contract: what one tf.train.Example of a shard holds, and its bytes.
 
-A record has three features, always in this order:
+A record has seven features, always all of them, in the order of their names:
 
-    image     bytes  one JPEG, RGB
-    image_id  bytes  UTF-8
-    labels    int64  class ids of the positives, sorted and unique; may be empty
+    confidences       float32  of each label: how sure its source is, from 0 to 1
+    image             bytes    one image file: a JPEG, RGB, unless images are kept untouched
+    image_id          bytes    UTF-8
+    label_sources     bytes    of each label: who says so, UTF-8; empty where unknown
+    labels            int64    class ids of the positives, sorted and unique; may be empty
+    negative_sources  bytes    of each negative: who says so
+    negatives         int64    class ids of the verified negatives, sorted and unique; may be empty
 
-The protocol buffer's wire format is written by hand: a Beam worker then needs no TensorFlow, and
-the same example always gives the same bytes, which a protobuf map does not promise.
+A class in neither list is unknown. The protocol buffer's wire format is written by hand: a Beam
+worker then needs no TensorFlow, and the same example always gives the same bytes, which a protobuf
+map does not promise.
 """
 
+import struct
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
-FORMAT_VERSION = 1
+from pipeline import example_proto
 
+FORMAT_VERSION = 2
+
+CONFIDENCES = "confidences"
 IMAGE = "image"
 IMAGE_ID = "image_id"
+LABEL_SOURCES = "label_sources"
 LABELS = "labels"
+NEGATIVE_SOURCES = "negative_sources"
+NEGATIVES = "negatives"
+
+_KINDS = {
+    CONFIDENCES: example_proto.FLOAT,
+    IMAGE: example_proto.BYTES,
+    IMAGE_ID: example_proto.BYTES,
+    LABEL_SOURCES: example_proto.BYTES,
+    LABELS: example_proto.INT64,
+    NEGATIVE_SOURCES: example_proto.BYTES,
+    NEGATIVES: example_proto.INT64,
+}
 
 # Field numbers of tensorflow/core/example/{example,feature}.proto.
 _EXAMPLE_FEATURES = _FEATURES_ENTRY = _ENTRY_KEY = _LIST_VALUE = 1
 _ENTRY_VALUE = 2
-_FEATURE_BYTES_LIST = 1
-_FEATURE_INT64_LIST = 3
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 
-_VARINT = 0
-_LENGTH_DELIMITED = 2
+_LENGTH_DELIMITED = 2  # the wire type
 
 
 class SchemaError(ValueError):
@@ -38,50 +59,88 @@ class Example(NamedTuple):
 
     image_id: str
     image: bytes
-    labels: tuple[int, ...]
+    labels: tuple[int, ...]  # class ids of the positives: ascending, each once
+    confidences: tuple[float, ...]  # one a label, from 0 to 1; stored as float32
+    label_sources: tuple[str, ...]  # one a label
+    negatives: tuple[int, ...] = ()  # class ids of the verified negatives: ascending, each once
+    negative_sources: tuple[str, ...] = ()  # one a negative
 
 
-def encode(image_id: str, image: bytes, labels: Iterable[int]) -> bytes:
-    """The serialized tf.train.Example; `labels` are class ids in any order, duplicates allowed."""
-    class_ids = sorted(set(labels))
-    if class_ids and class_ids[0] < 0:
-        raise SchemaError(f"class ids must not be negative. Received: {class_ids[0]} ({image_id})")
-    packed_ids = b"".join(_varint(class_id) for class_id in class_ids)
-    int64_list = _field(_LIST_VALUE, packed_ids) if class_ids else b""
+def encode(example: Example) -> bytes:
+    """The serialized tf.train.Example; raises SchemaError where a value breaks the contract."""
+    _check(example)
     entries = (
-        (IMAGE, _field(_FEATURE_BYTES_LIST, _field(_LIST_VALUE, image))),
-        (IMAGE_ID, _field(_FEATURE_BYTES_LIST, _field(_LIST_VALUE, image_id.encode()))),
-        (LABELS, _field(_FEATURE_INT64_LIST, int64_list)),
+        _entry(CONFIDENCES, _FLOAT_LIST, _packed(_floats(example.confidences))),
+        _entry(IMAGE, _BYTES_LIST, _field(_LIST_VALUE, example.image)),
+        _entry(IMAGE_ID, _BYTES_LIST, _texts([example.image_id])),
+        _entry(LABEL_SOURCES, _BYTES_LIST, _texts(example.label_sources)),
+        _entry(LABELS, _INT64_LIST, _packed(_varints(example.labels))),
+        _entry(NEGATIVE_SOURCES, _BYTES_LIST, _texts(example.negative_sources)),
+        _entry(NEGATIVES, _INT64_LIST, _packed(_varints(example.negatives))),
     )
-    features = b"".join(
-        _field(_FEATURES_ENTRY, _field(_ENTRY_KEY, key.encode()) + _field(_ENTRY_VALUE, feature))
-        for key, feature in entries
-    )
-    return _field(_EXAMPLE_FEATURES, features)
+    return _field(_EXAMPLE_FEATURES, b"".join(entries))
 
 
 def decode(record: bytes) -> Example:
     """The example in `record`; raises SchemaError where it is not one of this schema."""
     try:
-        features = dict(_entries(record))
-    except (IndexError, UnicodeDecodeError) as error:
+        features = example_proto.features(record)
+        if features.keys() != _KINDS.keys():
+            raise SchemaError(
+                f"a record holds the features {', '.join(_KINDS)}. "
+                f"Received: {', '.join(sorted(features)) or 'none'}"
+            )
+        for name, feature in features.items():
+            if feature.kind not in (_KINDS[name], ""):  # a writer may leave an empty list out
+                raise SchemaError(f"{name} is a list of {_KINDS[name]}. Received: {feature.kind}")
+        example = Example(
+            image_id=_single(features, IMAGE_ID).decode(),
+            image=_single(features, IMAGE),
+            labels=tuple(features[LABELS].int64s()),
+            confidences=tuple(features[CONFIDENCES].floats()),
+            label_sources=tuple(map(bytes.decode, features[LABEL_SOURCES].texts())),
+            negatives=tuple(features[NEGATIVES].int64s()),
+            negative_sources=tuple(map(bytes.decode, features[NEGATIVE_SOURCES].texts())),
+        )
+    except example_proto.ExampleError as error:
         raise SchemaError(f"not a serialized tf.train.Example: {error}") from error
-    if sorted(features) != [IMAGE, IMAGE_ID, LABELS]:
-        raise SchemaError(
-            f"a record holds the features {IMAGE}, {IMAGE_ID} and {LABELS}. "
-            f"Received: {sorted(features)}"
+    except UnicodeDecodeError as error:
+        raise SchemaError(f"a text of the record is not UTF-8: {error}") from error
+    _check(example)
+    return example
+
+
+def _check(example: Example) -> None:
+    fault = next(_faults(example), None)
+    if fault:
+        raise SchemaError(f"{fault} (image {example.image_id!r})")
+
+
+def _faults(example: Example) -> Iterator[str]:
+    labels, negatives = example.labels, example.negatives
+    for name, ids in ((LABELS, labels), (NEGATIVES, negatives)):
+        if ids and (ids[0] < 0 or ids[-1] >> 63 or any(a >= b for a, b in pairwise(ids))):
+            yield f"{name} are class ids from 0, ascending, each once. Received: {ids}"
+    if not len(labels) == len(example.confidences) == len(example.label_sources):
+        yield (
+            f"each of the {LABELS} has a confidence and a source. Received: {len(labels)} labels, "
+            f"{len(example.confidences)} confidences, {len(example.label_sources)} sources"
         )
-    try:
-        return Example(
-            image_id=_single_bytes(features[IMAGE_ID]).decode(),
-            image=_single_bytes(features[IMAGE]),
-            labels=tuple(_int64s(features[LABELS])),
+    if len(negatives) != len(example.negative_sources):
+        yield (
+            f"each of the {NEGATIVES} has a source. Received: {len(negatives)} negatives, "
+            f"{len(example.negative_sources)} sources"
         )
-    except (IndexError, UnicodeDecodeError) as error:
-        raise SchemaError(f"a feature of the record cannot be read: {error}") from error
+    if not all(0 <= confidence <= 1 for confidence in example.confidences):
+        yield f"{CONFIDENCES} lie between 0 and 1. Received: {example.confidences}"
+    if not set(labels).isdisjoint(negatives):
+        both = sorted(set(labels).intersection(negatives))
+        yield f"a class is in {LABELS} or in {NEGATIVES}, not in both. Received: {both} in both"
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -95,67 +154,29 @@ def _field(number: int, payload: bytes) -> bytes:
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(payload)) + payload
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
+def _entry(name: str, kind: int, values: bytes) -> bytes:
+    feature = _field(_ENTRY_VALUE, _field(kind, values))
+    return _field(_FEATURES_ENTRY, _field(_ENTRY_KEY, name.encode()) + feature)
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """(field number, payload) of a message: bytes where length-delimited, int where a varint."""
-    position = 0
-    while position < len(data):
-        tag, position = _read_varint(data, position)
-        value, position = _read_varint(data, position)
-        if tag & 7 == _VARINT:
-            yield tag >> 3, value
-        elif tag & 7 == _LENGTH_DELIMITED:
-            if position + value > len(data):
-                raise IndexError("a field ends after the end of its message")
-            yield tag >> 3, data[position : position + value]
-            position += value
-        else:
-            raise SchemaError(f"wire type {tag & 7} does not occur in an example of this schema")
+def _packed(values: bytes) -> bytes:
+    return _field(_LIST_VALUE, values) if values else b""
 
 
-def _messages(data: bytes, number: int) -> Iterator[bytes]:
-    for field, payload in _fields(data):
-        if field == number and isinstance(payload, bytes):
-            yield payload
+def _varints(values: Iterable[int]) -> bytes:
+    return b"".join(map(_varint, values))
 
 
-def _entries(record: bytes) -> Iterator[tuple[str, bytes]]:
-    for features in _messages(record, _EXAMPLE_FEATURES):
-        for entry in _messages(features, _FEATURES_ENTRY):
-            key = b"".join(_messages(entry, _ENTRY_KEY)).decode()
-            yield key, b"".join(_messages(entry, _ENTRY_VALUE))
+def _floats(values: tuple[float, ...]) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
 
 
-def _single_bytes(feature: bytes) -> bytes:
-    values = [
-        value
-        for bytes_list in _messages(feature, _FEATURE_BYTES_LIST)
-        for value in _messages(bytes_list, _LIST_VALUE)
-    ]
+def _texts(values: Iterable[str]) -> bytes:
+    return b"".join(_field(_LIST_VALUE, value.encode()) for value in values)
+
+
+def _single(features: dict[str, example_proto.Feature], name: str) -> bytes:
+    values = features[name].texts()
     if len(values) != 1:
-        raise SchemaError(f"{IMAGE} and {IMAGE_ID} hold one value. Received: {len(values)} values")
+        raise SchemaError(f"{name} holds one value. Received: {len(values)} values")
     return values[0]
-
-
-def _int64s(feature: bytes) -> Iterator[int]:
-    for int64_list in _messages(feature, _FEATURE_INT64_LIST):
-        for number, payload in _fields(int64_list):
-            if number != _LIST_VALUE:
-                continue
-            if isinstance(payload, int):  # not packed, as another writer may store it
-                yield payload
-                continue
-            position = 0
-            while position < len(payload):
-                value, position = _read_varint(payload, position)
-                yield value

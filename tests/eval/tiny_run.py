@@ -26,10 +26,11 @@ def write_dataset(folder, num_images=30, split="eval", vocabulary=CLASSES):
         pixels[..., colour] = 100 + 5 * index
         jpeg = io.BytesIO()
         Image.fromarray(pixels).save(jpeg, "JPEG")
-        labels = [] if index % 5 == 4 else [colour]
-        counts[labels] += 1
-        record = schema.encode(f"image-{index}", jpeg.getvalue(), labels)
-        shards[index % 2] += tfrecord.frame(record)
+        labels = () if index % 5 == 4 else (colour,)
+        counts[list(labels)] += 1
+        sure, said = (1.0,) * len(labels), ("",) * len(labels)
+        example = schema.Example(f"image-{index}", jpeg.getvalue(), labels, sure, said)
+        shards[index % 2] += tfrecord.frame(schema.encode(example))
     for number, data in enumerate(shards):
         (folder / metadata.shard_file(split, number, len(shards))).write_bytes(data)
     write_class_counts(folder / metadata.class_counts_file(split), vocabulary, counts)
