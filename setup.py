@@ -3,6 +3,7 @@
 The base install is the pipeline alone, so that a Beam worker never downloads TensorFlow:
 
     pip install -c requirements.lock -e .            # the pipeline
+    pip install -c requirements.lock -e '.[report]'  # and its data report
     pip install -c requirements.lock -e '.[all]'     # pipeline, trainer and evaluator
     pip install -c requirements.lock -e '.[test]'    # everything, and what the tests need
 
@@ -18,6 +19,8 @@ PIPELINE = [
     "simplejpeg==1.9.0",  # strict scaled JPEG decoding and encoding; decides the bytes of a shard
     "opencv-python-headless==5.0.0.93",  # cubic resize; decides the bytes of a shard
     "pillow==12.3.0",  # every format that is not JPEG, EXIF, the synthetic scenes; decides bytes
+    "pyarrow>=20",  # Parquet, and rows as columns; Beam depends on it as well
+    "urllib3>=2.6",  # images over http(s): pooled connections whose address is checked
     "etils[epath]>=1.12",  # one Path for local folders and object stores (what TFDS uses)
     "tensorflow-datasets==4.9.10",  # the metadata that makes the output a TFDS dataset
 ]
@@ -27,9 +30,9 @@ TRAIN = [
     "tomli-w>=1.2",  # writes the resolved configuration; Python reads TOML but does not write it
     "safetensors>=0.6",  # checkpoints: no pickle, refuses a truncated file, readable without us
 ]
-EVAL = [
-    "matplotlib>=3.10",  # the report's figures, as SVG inside the page
-    "jinja2>=3.1",  # the report's page; escapes every class name and path
+REPORT = [
+    "matplotlib>=3.10",  # the reports' figures, as SVG inside the page
+    "jinja2>=3.1",  # the reports' pages; escapes every class name and path
 ]
 TEST = [
     "pytest>=9",
@@ -47,13 +50,18 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pipeline*", "model*", "eval*"]),
     py_modules=["beam_runner"],
-    package_data={"model": ["presets/*.toml"], "eval": ["templates/*"]},
+    package_data={
+        "pipeline": ["templates/*"],
+        "model": ["presets/*.toml"],
+        "eval": ["templates/*"],
+    },
     install_requires=PIPELINE,
     extras_require={
+        "report": REPORT,
         "train": TRAIN,
-        "eval": TRAIN + EVAL,
-        "all": TRAIN + EVAL,
-        "test": TRAIN + EVAL + TEST,
+        "eval": TRAIN + REPORT,
+        "all": TRAIN + REPORT,
+        "test": TRAIN + REPORT + TEST,
         "gcp": ["apache-beam[gcp]==2.77.0"],  # Dataflow and gs://
     },
 )

@@ -1,68 +1,42 @@
-"""The report's figures, as SVG to be put inside the page.
+"""The report's figures, as SVG to be put inside the page; their style is pipeline.figures'."""
 
-Text and axes take the page's own text colour, so that a figure reads in light and in dark.
-"""
-
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from eval.frequency import Group
+from pipeline.figures import BLUE, ORANGE, style, to_svg
 
-_INK = "#010203"  # stands for the page's text colour, see _to_svg
-_BLUE, _ORANGE = "#3b82f6", "#f59e0b"
 _MANY_POINTS = 2000  # from here on a scatter is drawn as pixels
-_STYLE = {
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "grid.alpha": 0.15,
-    "grid.color": _INK,
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text: smaller, and set in the page's font
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 
 
 def training_profile(
     map_points: Sequence[tuple[int, float]], prior: float, loss_points: np.ndarray
 ) -> str:
     """MAP@100 against training steps, above the training loss [n, 2] where there is one."""
-    with plt.rc_context({**_STYLE, "svg.hashsalt": "profile"}):
+    with style("profile"):
         num_panels = 2 if len(loss_points) else 1
         figure, panels = plt.subplots(
             num_panels, 1, sharex=True, squeeze=False, figsize=(7, 2.9 * num_panels)
         )
         top = panels[0, 0]
         steps, values = zip(*map_points, strict=True)
-        top.plot(steps, values, marker="o", markersize=4, color=_BLUE, label="MAP@100")
-        top.axhline(prior, linestyle="--", linewidth=1.2, color=_ORANGE, label="prior only")
+        top.plot(steps, values, marker="o", markersize=4, color=BLUE, label="MAP@100")
+        top.axhline(prior, linestyle="--", linewidth=1.2, color=ORANGE, label="prior only")
         top.set_ylabel("MAP@100")
         top.set_ylim(bottom=0)
         top.legend(loc="best")
         if len(loss_points):
-            panels[1, 0].plot(*loss_points.T, linewidth=1.2, color=_BLUE)
+            panels[1, 0].plot(*loss_points.T, linewidth=1.2, color=BLUE)
             panels[1, 0].set_ylabel("training loss")
         bottom = panels[-1, 0]
         bottom.set_xlabel("training steps")
         bottom.set_xlim(left=0)
         bottom.xaxis.set_major_formatter(EngFormatter(sep=""))
-        return _to_svg(figure)
+        return to_svg(figure)
 
 
 def ap_by_frequency(
@@ -76,11 +50,11 @@ def ap_by_frequency(
         for count, ap in zip(training_counts, average_precision, strict=True)
         if ap is not None
     ]
-    with plt.rc_context({**_STYLE, "svg.hashsalt": "frequency"}):
+    with style("frequency"):
         figure, axes = plt.subplots(figsize=(7, 3.4))
         counts, values = zip(*points, strict=True)
         many = len(points) > _MANY_POINTS
-        axes.scatter(counts, values, s=4 if many else 14, alpha=0.45, color=_BLUE, linewidths=0)
+        axes.scatter(counts, values, s=4 if many else 14, alpha=0.45, color=BLUE, linewidths=0)
         axes.collections[0].set_rasterized(many)
         _draw_groups(axes, groups)
         axes.set_xscale("symlog", linthresh=1)  # a logarithm that has a place for 0
@@ -89,7 +63,7 @@ def ap_by_frequency(
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("training images of the class")
         axes.set_ylabel("average precision")
-        return _to_svg(figure)
+        return to_svg(figure)
 
 
 def _draw_groups(axes: Axes, groups: Sequence[Group]) -> None:
@@ -98,7 +72,7 @@ def _draw_groups(axes: Axes, groups: Sequence[Group]) -> None:
         axes.plot(
             [group.lowest_count, group.highest_count],
             [mean, mean],
-            color=_ORANGE,
+            color=ORANGE,
             linewidth=2.5,
             solid_capstyle="round",
         )
@@ -111,13 +85,3 @@ def _draw_groups(axes: Axes, groups: Sequence[Group]) -> None:
             ha="center",
             fontweight="bold",
         )
-
-
-def _to_svg(figure: Figure) -> str:
-    """The figure as an <svg> element; the same input gives the same text."""
-    figure.tight_layout()
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, dpi=150, metadata={"Date": None})
-    plt.close(figure)
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
