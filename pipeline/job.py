@@ -1,10 +1,11 @@
 """The job, and the only place that wires its graph.
 
-    label files ── rows ── labels looked up ── by shard ──┐
-                                  every shard's number ───┴─ one list of rows a shard
-        ── images fetched, shard written, shard committed ── commits summed ── split published
+    parts of the input ── rows ── packs by shard ──┐
+                            every shard's number ───┴─ all rows of a shard ──┬── content keys
+        ── images fetched, shard written, shard committed ── commits summed ──┘   ── notices
+        ── split published
 
-Rows are shuffled, pixels are not: what goes through the grouping is about a hundred bytes an image.
+Rows are shuffled, pixels are not: what goes through the grouping is tens of bytes a row.
 """
 
 import dataclasses
@@ -12,25 +13,44 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
+from apache_beam import pvalue
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import local_runner, metadata, publish, run_state, storage
+from pipeline import (
+    duplicates,
+    local_runner,
+    metadata,
+    planning,
+    progress,
+    publish,
+    rows,
+    run_state,
+    sharding,
+    storage,
+    survey,
+)
+from pipeline.fetch import Fetcher
+from pipeline.merging import unpacked
 from pipeline.options import ShardingOptions
-from pipeline.progress import Progress
-from pipeline.records import BadRow, ImageRef
-from pipeline.sharding import Commit, Plan, Row, ShardError, ShardWriter, codec_versions, shard_of
-from pipeline.sources import manifest
+from pipeline.recipe import Selection
+from pipeline.records import ImageRow
+from pipeline.sharding import Commit, Duplicate, Plan, ShardError, ShardWriter
+from pipeline.sources.source import Part, Source, SourceError
 from pipeline.statistics import SumCommits, leading_reasons, unknown_labels
+
+_SURVEY_GROUP_ROWS = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """How the run of a split ended."""
 
     state: run_state.State  # what stood there when it began
     summary: dict[str, Any]  # as in the completed marker
     problem: str | None  # why the split is not completed
+    warnings: tuple[str, ...]
     dead_letters_path: str
 
     def text(self) -> str:
@@ -40,142 +60,190 @@ class Outcome:
         if self.state is run_state.State.COMPLETED:
             ending = "is already complete"
         place = f", in {self.dead_letters_path}" if found["dead_letters"] else ""
-        lines = [
-            f"split {found['split']!r} {ending}",
-            f"  images        {found['num_examples']:,} of {found['num_rows']:,} rows",
-            f"  shards        {len(found['shard_lengths']):,}, {found['num_bytes'] / 1e6:,.1f} MB",
-            f"  labels        {found['labels_per_image']:.2f} an image",
-            f"  duplicates    {found['num_duplicates']:,} rows merged into another of the same id",
-            f"  dead letters  {leading_reasons(found)}{place}",
-            f"  fingerprint   {found['fingerprint'][:16]}",
-        ]
-        if found["num_unknown_labels"]:
-            lines.insert(4, f"  labels unknown {unknown_labels(found)}")
-        return "\n".join(lines)
+        lines = {
+            "images": f"{found['num_examples']:,} of {found['num_images']:,}"
+            + (f", from {found['num_rows']:,} rows" * (found["num_rows"] != found["num_images"])),
+            "shards": f"{len(found['shard_lengths']):,}, {found['num_bytes'] / 1e6:,.1f} MB",
+            "classes": f"{found['num_classes_with_examples']:,} with examples",
+            "labels": f"{found['labels_per_image']:.2f} an image"
+            + (f", {found['negatives_per_image']:.2f} verified negatives"
+               * bool(found["num_negatives"])),
+            "labels unknown": found["num_unknown_labels"] and unknown_labels(found),
+            "conflicts": found["num_conflicts"] and f"{found['num_conflicts']:,} labels",
+            "left out": found["num_left_out"] and f"{found['num_left_out']:,} with too few labels",
+            "duplicates": f"{found['num_duplicates']:,} rows merged into another of the same id, "
+            f"{found['num_content_duplicates']:,} images into another of the same content",
+            "held out": found["num_held_out"]
+            and f"{found['num_held_out']:,} images that an evaluation split holds",
+            "salvaged": found["num_salvaged"]
+            and f"{found['num_salvaged']:,} images without an end marker",
+            "dead letters": f"{leading_reasons(found)}{place}",
+            "fingerprint": found["fingerprint"][:16],
+        }  # fmt: skip
+        return "\n".join(
+            [
+                f"split {found['split']!r} {ending}",
+                *(f"  {name:<14} {value}" for name, value in lines.items() if value),
+                *(f"  warning: {warning}" for warning in self.warnings),
+            ]
+        )
 
 
-class ReadManifest(beam.DoFn):
-    """Label files to ImageRefs and BadRows."""
+class ReadRows(beam.DoFn):
+    """Parts of the input to (group, pack) of the rows that a split may take."""
 
-    def __init__(self, format: manifest.Format) -> None:
-        self._format = format
+    def __init__(
+        self, source: Source, selection: Selection, num_groups: int, unpacked_dir: str
+    ) -> None:
+        self._source = source
+        self._selection = selection
+        self._num_groups = num_groups
+        self._unpacked_dir = unpacked_dir
 
-    def process(self, path: str) -> Iterator[ImageRef | BadRow]:
-        return manifest.read(path, self._format)
-
-
-class LookUpLabels(beam.DoFn):
-    """ImageRefs to Rows, with class ids for labels; BadRows pass."""
-
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self._classes = classes
-
-    def setup(self) -> None:
-        self._index = {key: class_id for class_id, key in enumerate(self._classes)}
-
-    def process(self, row: ImageRef | BadRow) -> Iterator[Row | BadRow]:
-        if isinstance(row, BadRow):
-            yield row
-            return
-        known = sorted({self._index[label] for label in row.labels if label in self._index})
-        unknown = sorted({label for label in row.labels if label not in self._index})
-        yield Row(row.image_id, row.uri, tuple(known), tuple(unknown), row.source)
-
-
-class KeyByShard(beam.DoFn):
-    """(shard, row) for each row, as plain tuples, which Beam encodes without pickling."""
-
-    def __init__(self, num_shards: int) -> None:
-        self._num_shards = num_shards
-
-    def process(self, row: Row | BadRow) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        key = row.text if isinstance(row, BadRow) else row.image_id
-        yield shard_of(key, self._num_shards), tuple(row)
+    def process(self, part: Part) -> Iterator[tuple[int, bytes]]:
+        try:
+            for batch in self._source.batches(part, self._unpacked_dir):
+                hashed = rows.hashes(batch.keys)
+                taken = self._selection.may_take(hashed.split, batch.splits)
+                groups = rows.groups_of(hashed.order[taken], self._num_groups)
+                yield from rows.packs(batch.lines.filter(pa.array(taken)), groups)
+        except (SourceError, OSError) as error:
+            raise ShardError(f"cannot read {part.path}: {error}") from error
 
 
 class WriteShards(beam.DoFn):
-    """(shard, rows) to commits."""
+    """(shard, packs) to commits; notices are multimaps by shard."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
 
     def setup(self) -> None:
-        if codec_versions() != self._plan.recipe.codecs:
+        if sharding.codec_versions() != self._plan.recipe.codecs:
             raise ShardError(
-                f"this worker has {codec_versions()}, the launcher {self._plan.recipe.codecs}: "
-                "install the same versions"
+                f"this worker has {sharding.codec_versions()}, the launcher "
+                f"{self._plan.recipe.codecs}: install the same versions"
             )
+        self._fetcher = Fetcher(self._plan.images, self._plan.allow_hosts)
 
-    def process(self, element: tuple[int, Iterable[tuple[Any, ...]]]) -> Iterator[Commit]:
-        shard, values = element
-        rows = (
-            Row(*value) if len(value) == len(Row._fields) else BadRow(*value)
-            for value in values
-            if value  # the empty tuple stands for the shard itself
+    def process(
+        self, element: tuple[int, Iterable[bytes]], notices: Any = None
+    ) -> Iterator[Commit]:
+        shard, packs = element
+        found = list(notices[shard]) if notices is not None else []
+        more = [rows.decode(notice.decode()) for notice in found if isinstance(notice, bytes)]
+        commit = ShardWriter(self._plan, shard, self._fetcher).write(
+            unpacked(packs),
+            [row for row in more if isinstance(row, ImageRow)],
+            [Duplicate(*notice) for notice in found if not isinstance(notice, bytes)],
         )
-        commit = ShardWriter(self._plan, shard).write(rows)
         Metrics.counter("pipeline", "images").inc(commit.num_examples)
         for letter in commit.dead_letters:
             Metrics.counter("pipeline", f"dead/{letter.reason}").inc()
         yield commit
 
 
-def build(pipeline: beam.Pipeline, run: run_state.Run, options: ShardingOptions) -> None:
-    """Adds the job to a Beam pipeline."""
+def _grouped(
+    pipeline: beam.Pipeline, inputs: planning.Inputs, selection: Selection, num_groups: int
+) -> beam.PCollection:
+    """(group, packs) of the rows that a split may take, for every group."""
+    packs = (
+        pipeline
+        | "Parts" >> beam.Create(inputs.inventory.parts)
+        | "SpreadParts" >> beam.Reshuffle()
+        | "ReadRows"
+        >> beam.ParDo(ReadRows(inputs.source, selection, num_groups, inputs.unpacked_dir))
+    )
+    groups = (
+        pipeline
+        | "Groups" >> beam.Create(range(num_groups))
+        | "EmptyGroups" >> beam.Map(lambda group: (group, b""))
+    )
+    return (packs, groups) | "RowsAndGroups" >> beam.Flatten() | "GroupRows" >> beam.GroupByKey()
+
+
+def build(
+    pipeline: beam.Pipeline, inputs: planning.Inputs, run: planning.Run, limits: publish.Limits
+) -> None:
+    """Adds the run of a split to a Beam pipeline."""
     plan = run.plan
-    num_shards = plan.recipe.num_shards
-    rows = (
-        pipeline
-        | "LabelFiles" >> beam.Create(run.label_files)
-        | "SpreadFiles" >> beam.Reshuffle()
-        | "ReadRows" >> beam.ParDo(ReadManifest(options.format))
-        | "LookUpLabels" >> beam.ParDo(LookUpLabels(plan.classes))
-        | "KeyByShard" >> beam.ParDo(KeyByShard(num_shards))
-    )
-    shards = (
-        pipeline
-        | "Shards" >> beam.Create(range(num_shards))
-        | "EmptyShards" >> beam.Map(lambda shard: (shard, ()))
-    )
-    (
-        (rows, shards)
-        | "RowsAndShards" >> beam.Flatten()
-        | "GroupByShard" >> beam.GroupByKey()
-        | "WriteShards" >> beam.ParDo(WriteShards(plan))
+    shards = _grouped(pipeline, inputs, plan.recipe.selection, plan.recipe.num_shards)
+    notices = []
+    if plan.recipe.deduplicate != "off":
+        found = shards | "FindNotices" >> duplicates.FindNotices(plan)
+        notices = [pvalue.AsMultiMap(found)]
+    _ = (
+        shards
+        | "WriteShards" >> beam.ParDo(WriteShards(plan), *notices)
         | "SumCommits" >> beam.CombineGlobally(SumCommits())
-        | "Publish" >> beam.ParDo(publish.Publish(plan, run.vocabulary, options.max_failure_rate))
+        | "Publish" >> beam.ParDo(publish.Publish(plan, run.vocabulary, limits))
     )
 
 
-def run(options: ShardingOptions, beam_options: PipelineOptions) -> Outcome:
-    """Writes the split, or what is missing of it.
+def run(options: ShardingOptions, beam_options: PipelineOptions) -> Iterator[Outcome]:
+    """Writes the splits, or what is missing of them; how each ended, one after the other.
 
     Raises OptionsError or RefusedError where it must not start, ShardError where it cannot go on.
     """
-    planned = run_state.plan_run(options)
-    with run_state.begin(planned, options.overwrite) as state:
+    inputs = planning.read_inputs(options)
+    found = _survey(inputs, beam_options) if inputs.needs_survey else None
+    all_in_shards = True
+    for split_run in planning.plan_runs(inputs, found):
+        outcome = _write_split(split_run.plan(), inputs, beam_options)
+        all_in_shards &= not outcome.summary["dead_letters"]
+        yield outcome
+        if outcome.problem:
+            break  # training would not be kept apart from it
+    if all_in_shards:  # else dead letters may point there
+        storage.delete(storage.match(storage.join(inputs.unpacked_dir, "*")))
+
+
+def _survey(inputs: planning.Inputs, beam_options: PipelineOptions) -> survey.Survey:
+    found = survey.read(inputs.survey_path)
+    if found is None:
+        pipeline = local_runner.new_pipeline(beam_options)
+        num_groups = -(-inputs.inventory.num_rows // _SURVEY_GROUP_ROWS)
+        grouped = _grouped(pipeline, inputs, Selection(), num_groups)
+        survey.build(grouped, inputs.question(), inputs.survey_path)
+        with progress.shown(progress.of_survey(inputs.inventory.num_rows)):
+            _execute(pipeline)
+        found = survey.read(inputs.survey_path)
+    if found is None:
+        raise ShardError(f"the survey of the rows has not written {inputs.survey_path}")
+    return found
+
+
+def _write_split(
+    run: planning.Run, inputs: planning.Inputs, beam_options: PipelineOptions
+) -> Outcome:
+    options = inputs.options
+    split = run.plan.recipe.split
+    # A list that is built from the labels leaves out what it shall.
+    max_unknown_rate = options.labels.max_unknown_rate if options.labels.classes else 1.0
+    limits = publish.Limits(options.max_failure_rate, max_unknown_rate)
+    with run_state.begin(run, options.overwrite) as state:
         if state is not run_state.State.COMPLETED:
-            with Progress(planned):
-                _execute(planned, options, beam_options)
-        summary = publish.read_summary(options.output, options.split)
+            pipeline = local_runner.new_pipeline(beam_options)
+            build(pipeline, inputs, run, limits)
+            with progress.shown(progress.of_shards(run)):
+                _execute(pipeline, run.plan)
+        summary = publish.read_summary(options.output, split)
     return Outcome(
         state,
         summary,
-        publish.problem(summary, options.max_failure_rate),
-        storage.join(options.output, metadata.dead_letters_file(options.split)),
+        publish.problem(summary, limits),
+        run.warnings,
+        storage.join(options.output, metadata.dead_letters_file(split)),
     )
 
 
-def _execute(
-    planned: run_state.Run, options: ShardingOptions, beam_options: PipelineOptions
-) -> None:
-    pipeline = local_runner.new_pipeline(beam_options)
-    build(pipeline, planned, options)
+def _execute(pipeline: beam.Pipeline, plan: Plan | None = None) -> None:
     try:
         with local_runner.ended_by_dead_worker():
             pipeline.run().wait_until_finish()
     except local_runner.WorkerDiedError as error:
-        raise ShardError(f"a worker process died: {error}") from error
+        shards = sharding.being_written(plan) if plan else []
+        place = f" while {' and '.join(shards)} were being written" if shards else ""
+        raise ShardError(f"a worker process died{place}: {error}") from error
     except RuntimeError as error:
         ours = _as_raised(error)
         if ours is None:

@@ -4,20 +4,28 @@ It waits for ever for a worker process that has died. Here such a death ends the
 """
 
 import contextlib
+import copy
 import logging
 import os
 import pathlib
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    StandardOptions,
+)
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner.fn_runner import (
     ExtendedProvisionInfo,
     FnApiRunner,
 )
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline.options import DEFAULT_RUNNER
 
@@ -32,11 +40,18 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
         return beam.Pipeline(options=options)
     _let_workers_import_us()
     provision_info = beam_provision_api_pb2.ProvisionInfo(retrieval_token="unused")
-    # What goes wrong comes back as an exception; Beam would log it three times besides, and every
-    # step of worker processes, which see no other options than these.
+    # What goes wrong comes back as an exception; Beam would log it three times besides.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    provision_info.pipeline_options.update({"default_sdk_harness_log_level": "CRITICAL"})
-    runner = FnApiRunner(provision_info=ExtendedProvisionInfo(provision_info))
+    options = copy.deepcopy(options)
+    direct = options.view_as(DirectOptions)
+    environment = None
+    if direct.direct_running_mode == "multi_processing":
+        direct.direct_running_mode = "in_memory"  # which lets the environment stand
+        command = f"{shlex.quote(sys.executable)} -m pipeline.worker"
+        environment = SubprocessSDKEnvironment.from_command_string(command)
+    runner = FnApiRunner(
+        default_environment=environment, provision_info=ExtendedProvisionInfo(provision_info)
+    )
     return beam.Pipeline(runner=runner, options=options)
 
 

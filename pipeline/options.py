@@ -1,6 +1,6 @@
 """The flags of beam_runner.py, and every check that can be made before anything runs.
 
-Ours are parsed first, into a frozen dataclass; what is left is Beam's, and must be known to Beam.
+Ours are parsed first, into frozen dataclasses; what is left is Beam's, and must be known to Beam.
 They cannot be a PipelineOptions subclass: Beam has a `--labels` of its own, for Dataflow jobs (give
 those as `--label`). Beam is imported only when it is needed, so that `--help` is quick.
 """
@@ -10,26 +10,31 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from pipeline import labels, storage
-from pipeline.sources import manifest
+from pipeline import sources, storage
+from pipeline.recipe import FASTEVAL, ImageRecipe
+from pipeline.sources.source import SourceOptions
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 DEFAULT_RUNNER = "FnApiRunner"
+DEDUPLICATE = ("content", "checksum", "off")
 _GOOGLE_CLOUD = "pip install 'apache-beam[gcp]'"
-_PATHS = ("labels", "images", "output", "classes")  # flags that name files or folders
 _EXAMPLE = """\
-example:
+examples:
   python beam_runner.py --source=manifest --labels=train.csv --images=photos --output=dataset \\
       --split=train --classes=classes.tsv --shorter_side=299
+  python beam_runner.py --source=open_images --labels='meta/*-imagelabels.csv' --images=photos \\
+      --image_info=meta/image_ids_and_rotation.csv --class_names=meta/class-descriptions.csv \\
+      --hierarchy=meta/hierarchy.json --max_classes=17000 --split=train --fasteval=14000 \\
+      --output=dataset --shorter_side=299 --workers=8
 
-Any option of Beam's is accepted besides, for instance --direct_running_mode=multi_processing
---direct_num_workers=8, or --runner=DataflowRunner --project=P --region=R --setup_file=./setup.py.
-Start a run that was stopped again with the same command: it goes on where it was.
+Any option of Beam's is accepted besides, for instance --runner=DataflowRunner --project=P
+--region=R --setup_file=./setup.py. Start a run that was stopped again with the same command: it
+goes on where it was.
 
 exit codes: 0 done, 1 bug, 2 wrong usage or configuration, 3 too many dead letters, 75 try again,
 130 stopped with Ctrl-C"""
@@ -40,31 +45,51 @@ class OptionsError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelOptions:
+    """Which labels count, and what they are called."""
+
+    classes: str | None = None  # class list; None: the folder's own, or built from the rows
+    class_names: str | None = None  # what people read, for a list that is built
+    min_class_count: int | None = None  # images that a class of a built list has at least
+    max_classes: int | None = None  # the most frequent ones make a built list
+    hierarchy: str | None = None  # what implies what
+    min_confidence: float = 0.0  # a positive below is unknown
+    trusted_sources: tuple[str, ...] | None = None  # annotations of others are passed over
+    min_labels: int = 0  # images with fewer annotations are left out
+    max_unknown_rate: float = 0.5  # share of the labels that may be outside the class list
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitOptions:
+    """Which splits are written, and what falls into which."""
+
+    name: str | None = None  # all rows
+    shares: tuple[tuple[str, float], ...] = ()  # by a hash of the id
+    by_column: bool = False  # by SourceOptions.split_column
+    fasteval: int | None = None  # images drawn first, by a hash of the id, into split `fasteval`
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As far as they are known before the rows are read."""
+        drawn = (FASTEVAL,) if self.fasteval else ()
+        return (*drawn, *(name for name, _ in self.shares), *((self.name,) if self.name else ()))
+
+
+@dataclasses.dataclass(frozen=True)
 class ShardingOptions:
     """What to shard, how, and where to."""
 
-    source: str  # name of the reader: manifest
-    labels: str  # label file, or a glob of several
-    images: str  # folder or URI that relative image paths stand below
+    source: SourceOptions
+    labels: LabelOptions
+    images: ImageRecipe
+    splits: SplitOptions
     output: str  # dataset folder; several splits share one
-    split: str
-    classes: str  # class list, TSV
-    num_shards: int | None  # None: from the number of rows
-    shorter_side: int | None  # pixels; None: sizes stay
-    jpeg_quality: int  # 1 to 100
-    max_failure_rate: float  # share of the rows that may end without an image in a shard
+    num_shards: int | None  # of each split; None: from its number of images
+    deduplicate: str  # one of DEDUPLICATE
+    allow_hosts: tuple[str, ...]  # host:port of private addresses that images may be fetched from
+    max_failure_rate: float  # share of the images that may end outside a shard
+    plan_only: bool
     overwrite: bool
-    image_column: str | None  # None: by usual names
-    labels_column: str | None
-    id_column: str | None
-    label_delimiter: str
-
-    @property
-    def format(self) -> manifest.Format:
-        """How the label files are to be read."""
-        return manifest.Format(
-            self.image_column, self.labels_column, self.id_column, self.label_delimiter
-        )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,24 +108,108 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = arguments.add_argument
-    add("--source", required=True, choices=["manifest"], help="format of the label files")
-    add("--labels", required=True, help="label file (.csv, .jsonl), or a glob of several, quoted")
-    add("--images", required=True, help="folder or URI that relative image paths stand below")
-    add("--output", required=True, help="dataset folder to write")
-    add("--split", required=True, help="name of the split: train, eval, ...")
-    add("--classes", required=True, help="class list: TSV with the column `class`, maybe `name`")
-    add("--num_shards", type=int, help="files to write (16, or one for every 8192 rows)")
-    add("--shorter_side", type=int, help="bring the shorter side down to these pixels (keep)")
-    add("--jpeg_quality", type=int, default=90, help="of images that are encoded again (90)")
-    add("--max_failure_rate", type=float, default=0.01,
-        help="end with code 3 where more of the rows are lost (0.01)")  # fmt: skip
-    add("--overwrite", action="store_true", help="delete the split that is there, write it anew")
-    add("--image_column", help="column of the image's path or URI (image_path, image, path, ...)")
-    add("--labels_column", help="column of the labels (labels, label, classes, ...)")
-    add("--id_column", help="column of the image's id (image_id, else the image's path)")
-    add("--label_delimiter", default="|", help="what stands between labels in a cell (|)")
+    _add_inputs(arguments.add_argument_group("what to read"))
+    _add_columns(arguments.add_argument_group("columns, fields or features (by usual names)"))
+    _add_labels(arguments.add_argument_group("which labels count"))
+    _add_images(arguments.add_argument_group("images"))
+    _add_outputs(arguments.add_argument_group("what to write"))
     return arguments
+
+
+# fmt: off
+def _add_inputs(group: Any) -> None:
+    add = group.add_argument
+    add("--source", required=True, choices=list(sources.SOURCES), help="what the input is")
+    add("--images", help="folder or URI that image paths stand below (manifest: .); or the "
+        "archives, shards or dataset itself: a glob, a folder, the name of a TFDS dataset")
+    add("--labels", help="label files (manifest: .csv .tsv .jsonl .parquet, the text ones also "
+        ".gz; open_images): a path or glob, several with commas between")
+    add("--image_info", help="open_images: its image files, with checksum, rotation and subset")
+    add("--source_split", help="tfds, tfrecord: the split to read (all)")
+    add("--allow_hosts", type=_words, default=(), help="host:port, with commas between: "
+        "addresses in private networks that images may be fetched from (none)")
+
+
+def _add_columns(group: Any) -> None:
+    add = group.add_argument
+    add("--image_column", help="the image's path or URI, or its bytes (image_path, image, ...)")
+    add("--labels_column", help="its labels (labels, label, classes, ...)")
+    add("--id_column", help="its id (image_id, else the path)")
+    add("--confidence_column", help="how sure a label is, 0 to 1; 0 is a verified negative")
+    add("--label_source_column", help="who says so: verification, machine, ...")
+    add("--checksum_column", help="md5 or sha256 of the image file, hex or base64; verified")
+    add("--rotation_column", help="degrees counter-clockwise that make the image upright")
+    add("--split_column", help="the split, instead of --split; of tfds and our own shards: split")
+    add("--label_delimiter", default="|", help="what stands between labels in a cell (|)")
+    add("--long_form", action="store_true", help="manifest: a row is one label of an image")
+
+
+def _add_labels(group: Any) -> None:
+    add = group.add_argument
+    add("--classes", help="class list: TSV with the column `class`, maybe `name`; or a class a "
+        "line (the list of the folder's other splits, else built from the labels)")
+    add("--class_names", help="names to show for a class list that is built: class, name")
+    add("--min_class_count", type=int, help="build the class list: images of a class, at least")
+    add("--max_classes", type=int, help="build the class list: this many, the most frequent")
+    add("--hierarchy", help="Open Images' JSON, or a table of child, parent: a positive makes its "
+        "ancestors positive, a verified negative its descendants negative")
+    add("--min_confidence", type=float, default=0.0, help="less sure positives are unknown (0)")
+    add("--trusted_sources", type=_words, help="annotations of others are passed over (all)")
+    add("--min_labels", type=int, help="leave out images with fewer annotations (0; "
+        "open_images: 1)")
+    add("--max_unknown_rate", type=float, default=0.5,
+        help="end with code 3 where more of the labels are outside --classes (0.5)")
+
+
+def _add_images(group: Any) -> None:
+    add = group.add_argument
+    add("--shorter_side", type=int, help="bring the shorter side down to these pixels (keep)")
+    add("--crop", type=int, help="and cut the centre out: a square of these pixels")
+    add("--upscale", action="store_true", help="enlarge what is smaller, too")
+    add("--untouched", action="store_true", help="keep the bytes of JPEG and PNG files")
+    add("--jpeg_quality", type=int, default=90, help="of images that are encoded again (90)")
+    add("--deduplicate", choices=DEDUPLICATE, default="content", help="merge images of the same "
+        "content, and keep those of evaluation splits out of training: by the files, by the "
+        "checksums that the source brings, or not at all (content)")
+
+
+def _add_outputs(group: Any) -> None:
+    add = group.add_argument
+    add("--output", required=True, help="dataset folder to write")
+    add("--split", help="name of the split that takes all rows: train, eval, ...")
+    add("--splits", type=_shares, default=(), help="shares by a hash of the id, instead: "
+        "train=0.98,eval=0.02")
+    add("--fasteval", type=int, help="draw this many images by a hash of the id into an "
+        "evaluation split `fasteval`, before any other split takes its rows")
+    add("--num_shards", type=int, help="files of a split (16, or one for every 8192 images)")
+    add("--max_failure_rate", type=float, default=0.01,
+        help="end with code 3 where more of the images are lost (0.01)")
+    add("--workers", type=int, default=1, help="processes on this machine (1)")
+    add("--plan_only", action="store_true", help="read the rows, print what the shards would "
+        "hold, and write nothing")
+    add("--overwrite", action="store_true", help="delete the split that is there, write it anew")
+# fmt: on
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in (word.strip() for word in text.split(",")) if word)
+
+
+def _shares(text: str) -> tuple[tuple[str, float], ...]:
+    pairs = [word.partition("=") for word in _words(text)]
+    try:
+        return tuple((name, float(share)) for name, _, share in pairs)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"NAME=SHARE,...  Received: {text!r}") from None
+
+
+_Group = TypeVar("_Group")
+
+
+def _filled(kind: type[_Group], values: Mapping[str, Any]) -> _Group:
+    """A dataclass from the flags of the same names."""
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in values.items() if name in names})
 
 
 def parse(argv: Sequence[str]) -> tuple[ShardingOptions, "PipelineOptions"]:
@@ -110,33 +219,125 @@ def parse(argv: Sequence[str]) -> tuple[ShardingOptions, "PipelineOptions"]:
     except OptionsError:
         _check_flags(argv)  # a misspelt flag is a likelier mistake than the one that it leaves out
         raise
+    _check_flags(rest)
     _check_repeated(argv)
-    for flag in _PATHS:
-        setattr(arguments, flag, storage.without_file_scheme(getattr(arguments, flag)))
-    options = ShardingOptions(**vars(arguments))
-    _check_values(options)
-    beam_options = _beam_options(rest)
-    _check_inputs(options)
+    flags: dict[str, Any] = {
+        name: storage.without_file_scheme(value) if isinstance(value, str) else value
+        for name, value in vars(arguments).items()
+    }
+    if flags["images"] is None and flags["source"] == "manifest":
+        flags["images"] = "."
+    if flags["min_labels"] is None:
+        flags["min_labels"] = 1 if flags["source"] == "open_images" else 0
+    _check_values(flags)
+    splits = SplitOptions(
+        flags["split"], flags["splits"], flags["split_column"] is not None, flags["fasteval"]
+    )
+    options = ShardingOptions(
+        source=_filled(SourceOptions, flags),
+        labels=_filled(LabelOptions, {**flags, "labels": None}),
+        images=_filled(ImageRecipe, flags),
+        splits=splits,
+        **{
+            name: flags[name]
+            for name in ("output", "num_shards", "deduplicate", "allow_hosts",
+                         "max_failure_rate", "plan_only", "overwrite")
+        },
+    )  # fmt: skip
+    _check_splits(options)
+    beam_options = _beam_options(_with_workers(rest, flags["workers"]))
+    _check_places(options)
     return options, beam_options
 
 
-def _check_values(options: ShardingOptions) -> None:
+def _check_values(flags: dict[str, Any]) -> None:
     def check(is_right: bool, flag: str, rule: str) -> None:
         if not is_right:
-            received = getattr(options, flag)
-            raise OptionsError(f"--{flag} must be {rule}. Received: {received!r}")
+            raise OptionsError(f"--{flag} must be {rule}. Received: {flags[flag]!r}")
 
-    for flag in (*_PATHS, "label_delimiter"):
-        check(bool(getattr(options, flag)), flag, "given a value")
-    is_name = re.fullmatch(r"[A-Za-z]\w*", options.split, re.ASCII) is not None
-    check(is_name, "split", "a name of letters, digits and _")
-    check(options.split != "all", "split", "another name: TFDS calls all splits together 'all'")
-    check(not set("*?[") & set(options.output), "output", "a folder without * ? or [ in its name")
-    num_shards = 1 if options.num_shards is None else options.num_shards
+    for flag, value in flags.items():
+        check(value != "", flag, "given a value")
+    for flag in ("shorter_side", "crop", "min_class_count", "max_classes", "fasteval", "workers"):
+        check(flags[flag] is None or flags[flag] >= 1, flag, "at least 1")
+    check(not set("*?[") & set(flags["output"]), "output", "a folder without * ? or [ in its name")
+    num_shards = 1 if flags["num_shards"] is None else flags["num_shards"]
     check(1 <= num_shards <= 99_999, "num_shards", "from 1 to 99999")
-    check(options.shorter_side is None or options.shorter_side >= 1, "shorter_side", "at least 1")
-    check(1 <= options.jpeg_quality <= 100, "jpeg_quality", "from 1 to 100")
-    check(0 <= options.max_failure_rate <= 1, "max_failure_rate", "from 0 to 1")
+    check(1 <= flags["jpeg_quality"] <= 100, "jpeg_quality", "from 1 to 100")
+    check(flags["min_labels"] >= 0, "min_labels", "at least 0")
+    for flag in ("max_failure_rate", "min_confidence", "max_unknown_rate"):
+        check(0 <= flags[flag] <= 1, flag, "from 0 to 1")
+    for one, other in (
+        ("shorter_side", "crop"), ("shorter_side", "untouched"), ("crop", "untouched"),
+        ("upscale", "untouched"), ("classes", "max_classes"), ("classes", "min_class_count"),
+        ("classes", "class_names"),
+    ):  # fmt: skip
+        if flags[one] and flags[other]:
+            raise OptionsError(f"--{one} and --{other} exclude each other: give one of them")
+    source = flags["source"]
+    if source in sources.WITH_LABEL_FILES and not flags["labels"]:
+        raise OptionsError(f"--source={source} needs --labels: its label files")
+    if not flags["images"]:
+        raise OptionsError(f"--source={source} needs --images: where the images are")
+    for flag, names in (
+        ("labels", sources.WITH_LABEL_FILES),
+        ("image_info", ("open_images",)),
+        ("source_split", ("tfds", "tfrecord")),
+        ("long_form", ("manifest",)),
+        ("checksum_column", ("manifest", "webdataset")),
+        ("rotation_column", ("manifest", "webdataset")),
+    ):
+        if flags[flag] and source not in names:
+            raise OptionsError(f"--{flag} is for --source={' or '.join(names)} alone")
+
+
+def _check_splits(options: ShardingOptions) -> None:
+    splits = options.splits
+    ways = [
+        flag
+        for flag, given in (
+            ("--split", splits.name), ("--splits", splits.shares),
+            ("--split_column", splits.by_column),
+        )
+        if given
+    ]  # fmt: skip
+    if len(ways) > 1:
+        raise OptionsError(f"{' and '.join(ways)} exclude each other: give one of them")
+    if not ways and not splits.fasteval:
+        raise OptionsError("name the split that the rows fall into, for instance --split=train")
+    for name in splits.names:
+        check_split_name(name, "--split" if name == splits.name else "--splits")
+    if len(set(splits.names)) < len(splits.names):
+        raise OptionsError(f"a split is named twice: {', '.join(splits.names)}")
+    total = sum(share for _, share in splits.shares)
+    if any(not 0 < share <= 1 for _, share in splits.shares) or total > 1 + 1e-9:
+        raise OptionsError(
+            "--splits gives each split a share above 0, together at most 1. Received: "
+            + ",".join(f"{name}={share:g}" for name, share in splits.shares)
+        )
+
+
+def check_split_name(name: str, what: str) -> None:
+    """Raises OptionsError where TFDS could not have a split of this name."""
+    if re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) is None:
+        raise OptionsError(f"{what} must be a name of letters, digits and _. Received: {name!r}")
+    if name == "all":
+        raise OptionsError(
+            f"{what} must be another name: TFDS calls all splits together 'all'. Received: 'all'"
+        )
+
+
+def _with_workers(flags: list[str], workers: int) -> list[str]:
+    """Beam's own flags for so many local processes."""
+    if workers == 1:
+        return flags
+    taken = [flag for flag in flags if flag.startswith(("--direct_", "--runner"))]
+    if taken:
+        raise OptionsError(f"--workers={workers} is for this machine, without {', '.join(taken)}")
+    return [
+        *flags,
+        "--direct_running_mode=multi_processing",
+        f"--direct_num_workers={workers}",
+    ]
 
 
 def _beam_options(flags: list[str]) -> "PipelineOptions":
@@ -145,7 +346,6 @@ def _beam_options(flags: list[str]) -> "PipelineOptions":
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners import create_runner
 
-    _check_flags(flags)
     _, unknown = _beam_parser().parse_known_args(flags)
     if unknown:
         raise OptionsError(f"an argument without a flag: {unknown[0]!r}")
@@ -206,32 +406,22 @@ def _flags(arguments: argparse.ArgumentParser) -> list[str]:
     return [flag for action in arguments._actions for flag in action.option_strings]
 
 
-def _check_inputs(options: ShardingOptions) -> None:
-    """Every file is there and has what it must; raises OptionsError."""
-    for flag in _PATHS:
-        path = getattr(options, flag)
-        if not storage.has_file_system(path):
+def _check_places(options: ShardingOptions) -> None:
+    """Every path has a file system, and the folders that are named can be; raises OptionsError."""
+    for flag, path in (
+        ("labels", options.source.labels), ("images", options.source.images),
+        ("image_info", options.source.image_info), ("output", options.output),
+        ("classes", options.labels.classes), ("class_names", options.labels.class_names),
+        ("hierarchy", options.labels.hierarchy),
+    ):  # fmt: skip
+        if path and not storage.has_file_system(path):
             raise OptionsError(
                 f"--{flag}={path}: no file system for this URI is installed "
                 f"(for gs://: {_GOOGLE_CLOUD})"
             )
-    if storage.is_local(options.images) and not os.path.isdir(options.images):
-        raise OptionsError(f"--images={options.images}: no such folder")
+    images = options.source.images
+    is_folder = options.source.source == "manifest" and storage.is_local(images)
+    if is_folder and not os.path.isdir(images):
+        raise OptionsError(f"--images={images}: no such folder")
     if storage.is_local(options.output) and os.path.isfile(options.output):
         raise OptionsError(f"--output={options.output} is a file, not a folder")
-    try:
-        labels.Vocabulary.parse(storage.read_bytes(options.classes), options.classes)
-        for path in label_files(options):
-            manifest.find_columns(path, options.format)
-    except (labels.LabelError, manifest.ManifestError) as error:
-        raise OptionsError(str(error)) from error
-    except OSError as error:
-        raise OptionsError(f"cannot read: {error}") from error
-
-
-def label_files(options: ShardingOptions) -> list[str]:
-    """The label files that --labels means, sorted; raises OptionsError where there is none."""
-    paths = [options.labels] if storage.exists(options.labels) else storage.match(options.labels)
-    if not paths:
-        raise OptionsError(f"--labels={options.labels}: no such file")
-    return paths

@@ -1,80 +1,95 @@
-"""A line on stderr while a job runs: shards done, images a second, failures, time left.
+"""A line on stderr while a job runs: what it does, shards done, images a second, time left.
 
-It looks at the commits that appear in the output folder, so it says the same for every runner.
+It looks at the files that appear in the output folder, so it says the same for every runner.
 """
 
+import contextlib
 import sys
 import threading
 import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
 
 from pipeline import storage
-from pipeline.dead_letter import DeadLetter
-from pipeline.run_state import Run
-from pipeline.sharding import commits_pattern, read_commit
+from pipeline.planning import Run
+from pipeline.sharding import commits_folder, commits_pattern, read_commit
 
 _SECONDS_BETWEEN_LOOKS = 2.0
+_SECONDS_OF_SILENCE = 10.0  # at most
+
+# (seconds since the start, whether it is time to say anything at all) to what there is to say
+_Line = Callable[[float, bool], str | None]
 
 
-class Progress:
-    """A context: prints while it is open."""
+@contextlib.contextmanager
+def shown(line: _Line) -> Iterator[None]:
+    """Prints from a thread what `line` has to say, every now and then, while the block runs."""
+    ended = threading.Event()
+    started = time.monotonic()
 
-    def __init__(self, run: Run) -> None:
-        recipe = run.plan.recipe
-        self._pattern = commits_pattern(run.plan.output, recipe.split, recipe.num_shards)
-        self._num_shards = recipe.num_shards
-        self._seen: set[str] = set(storage.match(self._pattern))  # of an earlier run
-        self._num_earlier = len(self._seen)
-        self._num_images = self._num_lost = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+    def run() -> None:
+        spoke = started
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            now = time.monotonic()
+            text = line(now - started, now - spoke >= _SECONDS_OF_SILENCE)
+            if text:
+                spoke = now
+                print(text, file=sys.stderr, flush=True)
 
-    def __enter__(self) -> "Progress":
-        if self._num_earlier:
-            print(f"{self._num_earlier} of {self._num_shards} shards are there", file=sys.stderr)
-        self._start = time.monotonic()
-        self._thread.start()
-        return self
+    thread = threading.Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
 
-    def _watch(self) -> None:
-        while not self._ended.wait(_SECONDS_BETWEEN_LOOKS):
-            if self._look():
-                print(self._line(), file=sys.stderr, flush=True)
+def of_survey(num_rows: int) -> _Line:
+    """What there is to say while rows are counted."""
 
-    def _look(self) -> bool:
-        """Counts the commits that are new; False where none is."""
-        new = set(storage.match(self._pattern)) - self._seen
+    def line(elapsed: float, is_due: bool) -> str | None:
+        return f"counting {num_rows:,} rows, {_duration(elapsed)} so far" if is_due else None
+
+    return line
+
+
+def of_shards(run: Run) -> _Line:
+    """What there is to say while the shards of a split are written."""
+    recipe = run.plan.recipe
+    pattern = commits_pattern(run.plan.output, recipe.split, recipe.num_shards)
+    folder = commits_folder(run.plan.output, recipe.split)
+    being_written = storage.join(folder, "*" + storage.TEMPORARY_SUFFIX)
+    seen = set(storage.match(pattern))  # of an earlier run
+    num_earlier = len(seen)
+    if seen:
+        print(f"{recipe.split}: {num_earlier} of {recipe.num_shards} shards are there",
+              file=sys.stderr)  # fmt: skip
+    num_images = num_lost = 0
+
+    def line(elapsed: float, is_due: bool) -> str | None:
+        nonlocal num_images, num_lost
+        new = set(storage.match(pattern)) - seen
         for path in new:
             commit = read_commit(path)
             if commit is not None:
-                self._num_images += commit.num_examples
-                self._num_lost += sum(map(_loses_image, commit.dead_letters))
-        self._seen |= new
-        return bool(new)
+                num_images += commit.num_examples
+                num_lost += len(commit.dead_letters)
+        seen.update(new)
+        if not new and not is_due:
+            return None
+        num_written = len(seen) - num_earlier
+        sizes = storage.sizes(being_written)
+        if num_written:
+            left = elapsed / num_written * (recipe.num_shards - len(seen))
+            doing = f"{num_images / elapsed:,.0f} images/s, {num_lost:,} lost, "
+            doing += f"{_duration(left)} left"
+        elif sizes:
+            doing = f"{sum(sizes.values()) / 1e6:,.0f} MB of the first ones written"
+        else:
+            doing = f"rows are read and shuffled, {_duration(elapsed)} so far"
+        return f"{recipe.split}: {len(seen):,} of {recipe.num_shards:,} shards, {doing}"
 
-    def _line(self) -> str:
-        elapsed = time.monotonic() - self._start
-        num_done = len(self._seen)
-        num_written = num_done - self._num_earlier
-        left = elapsed / num_written * (self._num_shards - num_done)
-        return (
-            f"{num_done:,} of {self._num_shards:,} shards, "
-            f"{self._num_images / elapsed:,.0f} images/s, {self._num_lost:,} lost, "
-            f"{_duration(left)} left"
-        )
-
-
-def _loses_image(letter: DeadLetter) -> bool:
-    return letter.loses_image
+    return line
 
 
 def _duration(seconds: float) -> str:

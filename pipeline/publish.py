@@ -4,16 +4,22 @@ The marker comes last: a folder without it has no such split. It comes off first
 is withdrawn to be written anew.
 """
 
+import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeGuard
 
 import apache_beam as beam
 import numpy as np
 
-from pipeline import dead_letter, metadata, storage
+from pipeline import metadata, storage
+from pipeline.dead_letter import DeadLetter
 from pipeline.labels import Vocabulary, class_counts_to_tsv
+from pipeline.recipe import is_training
 from pipeline.sharding import (
+    Commit,
+    Content,
+    Duplicate,
     Plan,
     ShardError,
     commit_path,
@@ -40,21 +46,30 @@ def read_marker(output: str, split: str) -> dict[str, Any] | None:
     return marker if _is_ours(marker) else None
 
 
-def problem(summary: dict[str, Any], max_failure_rate: float) -> str | None:
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What may be lost of a split that stands."""
+
+    max_failure_rate: float
+    max_unknown_rate: float
+
+
+def problem(summary: dict[str, Any], limits: Limits) -> str | None:
     """Why a split with these numbers must not stand; None where it may."""
     if not summary["num_examples"]:
         return f"none of {summary['num_rows']:,} rows gave an image: {leading_reasons(summary)}"
     rate = failure_rate(summary)
-    if rate > max_failure_rate:
+    if rate > limits.max_failure_rate:
         return (
-            f"{rate:.2%} of {summary['num_rows']:,} rows are lost, more than the "
-            f"{max_failure_rate:.2%} of --max_failure_rate: {leading_reasons(summary)}"
+            f"{rate:.2%} of {summary['num_images']:,} images are lost, more than the "
+            f"{limits.max_failure_rate:.2%} of --max_failure_rate: {leading_reasons(summary)}"
         )
-    if summary["num_unknown_labels"] > summary["num_known_labels"]:
+    num_labels = summary["num_unknown_labels"] + summary["num_known_labels"]
+    if summary["num_unknown_labels"] > limits.max_unknown_rate * num_labels:
         return (
             f"{unknown_labels(summary)} labels are not in the class list, for instance "
-            f"{', '.join(map(repr, summary.get('unknown_labels', ())))}: "
-            "are --classes, --labels_column and --label_delimiter the right ones?"
+            f"{', '.join(map(repr, list(summary['unknown_labels'])[:5]))}: are --classes, "
+            "--labels_column and --label_delimiter the right ones? (--max_unknown_rate)"
         )
     return None
 
@@ -62,10 +77,10 @@ def problem(summary: dict[str, Any], max_failure_rate: float) -> str | None:
 class Publish(beam.DoFn):
     """Publishes a split, given its SplitStatistics, unless too much of it is lost."""
 
-    def __init__(self, plan: Plan, vocabulary: Vocabulary, max_failure_rate: float) -> None:
+    def __init__(self, plan: Plan, vocabulary: Vocabulary, limits: Limits) -> None:
         self._plan = plan
         self._vocabulary = vocabulary
-        self._max_failure_rate = max_failure_rate
+        self._limits = limits
 
     def process(self, statistics: SplitStatistics) -> None:
         try:
@@ -76,7 +91,25 @@ class Publish(beam.DoFn):
     def _publish(self, statistics: SplitStatistics) -> None:
         output, split = self._plan.output, self._plan.recipe.split
         summary = statistics.to_dict(self._plan)
-        self._write_dead_letters(sorted(statistics.shards_with_dead_letters))
+        self._write_table(
+            metadata.dead_letters_file(split),
+            DeadLetter._fields,
+            statistics.shards_with_dead_letters,
+            lambda commit: commit.dead_letters,
+        )
+        self._write_table(
+            metadata.duplicates_file(split),
+            Duplicate._fields,
+            statistics.shards_with_duplicates,
+            lambda commit: commit.duplicates,
+        )
+        if not is_training(split):
+            self._write_table(
+                metadata.contents_file(split),
+                Content._fields,
+                list(statistics.shard_lengths),
+                lambda commit: commit.contents,
+            )
         counts = np.zeros(len(self._vocabulary), np.int64)
         for class_id, count in statistics.class_counts.items():
             counts[class_id] = count
@@ -85,23 +118,32 @@ class Publish(beam.DoFn):
             class_counts_to_tsv(self._vocabulary, counts),
         )
         text = json.dumps(summary, indent=1) + "\n"
-        storage.write_text(summary_path(output, split), text)
-        if problem(summary, self._max_failure_rate) is None:
+        fault = problem(summary, self._limits)
+        storage.write_text(
+            summary_path(output, split), json.dumps({**summary, "problem": fault}, indent=1) + "\n"
+        )
+        if fault is None:
             write_tfds_metadata(output, self._vocabulary, also=summary)
             storage.write_text(storage.join(output, metadata.completed_file(split)), text)
             write_tfds_metadata(output, self._vocabulary)
 
-    def _write_dead_letters(self, shards: list[int]) -> None:
+    def _write_table(
+        self,
+        name: str,
+        header: Sequence[str],
+        shards: list[int],
+        lines: Callable[[Commit], Iterable[tuple[Any, ...]]],
+    ) -> None:
+        """Writes a CSV file with lines from the commits of these shards."""
         output, recipe = self._plan.output, self._plan.recipe
-        path = storage.join(output, metadata.dead_letters_file(recipe.split))
-        with storage.write_atomically(path) as stream:
-            stream.write(dead_letter.to_csv((), with_header=True).encode())
-            for shard in shards:
+        with storage.write_atomically(storage.join(output, name)) as stream:
+            stream.write(storage.csv_lines([header]))
+            for shard in sorted(shards):
                 found = commit_path(output, recipe.split, shard, recipe.num_shards)
                 commit = read_commit(found)
                 if commit is None:
                     raise ShardError(f"{found} is damaged: start the same command again")
-                stream.write(dead_letter.to_csv(commit.dead_letters, with_header=False).encode())
+                stream.write(storage.csv_lines(lines(commit)))
 
 
 def write_tfds_metadata(
@@ -113,7 +155,7 @@ def write_tfds_metadata(
     again after writing, so that the last to write has seen both.
     """
     while True:
-        splits = {marker["split"]: marker for marker in _markers(output)}
+        splits = {marker["split"]: marker for marker in markers(output)}
         if also is not None:
             splits[also["split"]] = also
         changed = False
@@ -134,7 +176,7 @@ def withdraw_marker(output: str, split: str) -> None:
 def withdraw(output: str, split: str) -> None:
     """Removes a split: first what readers see, then its shards, and the record of its run last."""
     withdraw_marker(output, split)
-    if _markers(output):
+    if markers(output):
         classes_path = storage.join(output, metadata.CLASSES_FILE)
         classes = Vocabulary.parse(storage.read_bytes(classes_path), classes_path)
         write_tfds_metadata(output, classes)
@@ -142,10 +184,7 @@ def withdraw(output: str, split: str) -> None:
         _delete_present(storage.join(output, name) for name in metadata.TFDS_FILES)
     folder = commits_folder(output, split)
     record = storage.join(folder, "run.json")
-    _delete_present(
-        storage.join(output, name)
-        for name in (metadata.class_counts_file(split), metadata.dead_letters_file(split))
-    )
+    _delete_present(storage.join(output, name) for name in metadata.split_files(split))
     storage.delete(storage.match(shards_pattern(output, split)))
     leftovers = storage.match(storage.join(folder, "*.json")) + storage.match(
         storage.join(folder, "*" + storage.TEMPORARY_SUFFIX)
@@ -158,7 +197,8 @@ def _delete_present(paths: Iterable[str]) -> None:
     storage.delete([path for path in paths if storage.exists(path)])
 
 
-def _markers(output: str) -> list[dict[str, Any]]:
+def markers(output: str) -> list[dict[str, Any]]:
+    """The completed markers of a folder; those that are not ours are left out."""
     paths = storage.match(storage.join(output, metadata.completed_file("*")))
     return [marker for path in paths if _is_ours(marker := storage.read_json(path))]
 

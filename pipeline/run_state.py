@@ -8,29 +8,16 @@ OUT/commits/<split>/summary.json   the numbers of a run that came to its end, go
 """
 
 import contextlib
-import dataclasses
 import enum
-import hashlib
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from pipeline import metadata, publish, storage
 from pipeline.labels import LabelError, Vocabulary
-from pipeline.options import OptionsError, ShardingOptions, label_files
-from pipeline.sharding import (
-    Plan,
-    Recipe,
-    codec_versions,
-    commits_folder,
-    commits_pattern,
-    recipe_to_dict,
-    shards_pattern,
-)
-
-_ROWS_PER_SHARD = 8192
-_MIN_SHARDS = 16
+from pipeline.planning import Run
+from pipeline.recipe import is_training
+from pipeline.sharding import Plan, commits_folder, commits_pattern, shards_pattern
 
 
 class RefusedError(ValueError):
@@ -43,54 +30,6 @@ class State(enum.Enum):
     FRESH = "fresh"
     STARTED = "started"
     COMPLETED = "completed"
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run that is about to start."""
-
-    plan: Plan
-    vocabulary: Vocabulary
-    label_files: tuple[str, ...]
-    num_rows: int  # lines of the label files below the headers: a close estimate
-    inputs: dict[str, Any]  # what the fingerprint covers besides the recipe
-
-
-def plan_run(options: ShardingOptions) -> Run:
-    """The run that the options mean; reads the label files once, for their fingerprint."""
-    vocabulary = _read_classes(options.classes)
-    paths = label_files(options)
-    digests = []
-    num_rows = 0
-    for path in paths:
-        digest, num_lines = _digest(path)
-        digests.append(digest)
-        num_rows += max(0, num_lines - (1 if path.lower().endswith(".csv") else 0))
-    if num_rows < 1:
-        raise OptionsError(f"--labels={options.labels}: no row in {len(paths)} file(s)")
-    recipe = Recipe(
-        split=options.split,
-        num_shards=options.num_shards or _default_num_shards(num_rows),
-        shorter_side=options.shorter_side,
-        jpeg_quality=options.jpeg_quality,
-        label_delimiter=options.label_delimiter,
-        codecs=codec_versions(),
-    )
-    inputs = {
-        "labels": sorted(digests),
-        "classes": hashlib.sha256(vocabulary.to_tsv().encode()).hexdigest(),
-        "images": _normalized(options.images),
-        "columns": list(options.format),
-    }
-    identity = json.dumps([inputs, recipe_to_dict(recipe)], sort_keys=True)
-    plan = Plan(
-        output=options.output,
-        images=options.images,
-        fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
-        classes=vocabulary.classes,
-        recipe=recipe,
-    )
-    return Run(plan, vocabulary, tuple(paths), num_rows, inputs)
 
 
 @contextlib.contextmanager
@@ -122,7 +61,7 @@ def _prepare(run: Run, folder: str, overwrite: bool) -> State:
     record = {
         "fingerprint": plan.fingerprint,
         "inputs": run.inputs,
-        "recipe": recipe_to_dict(plan.recipe),
+        "recipe": plan.recipe.to_dict(),
     }
     _check_same_run(plan, found, record)
     _check_classes(run, overwrite)
@@ -194,11 +133,6 @@ def _read_classes(path: str) -> Vocabulary:
     return Vocabulary.parse(storage.read_bytes(path), path)
 
 
-def _normalized(folder: str) -> str:
-    """One spelling for a folder, so that `photos`, `photos/` and `./photos` make one run."""
-    return os.path.normpath(folder) if storage.is_local(folder) else folder.rstrip("/")
-
-
 def _is_complete(plan: Plan) -> bool:
     """Whether the split is whole: the marker, every byte that it counts, and what TFDS reads."""
     output, split, num_shards = plan.output, plan.recipe.split, plan.recipe.num_shards
@@ -211,28 +145,14 @@ def _is_complete(plan: Plan) -> bool:
         *metadata.TFDS_FILES,
         metadata.class_counts_file(split),
         metadata.dead_letters_file(split),
+        metadata.duplicates_file(split),
+        *(() if is_training(split) else (metadata.contents_file(split),)),
     )
     return (
         len(sizes) == len(commits) == num_shards
         and sum(sizes.values()) == marker["num_bytes"]
         and all(storage.exists(storage.join(output, name)) for name in others)
     )
-
-
-def _default_num_shards(num_rows: int) -> int:
-    """Enough that workers share them evenly, few enough that each is worth opening."""
-    return max(min(_MIN_SHARDS, num_rows), -(-num_rows // _ROWS_PER_SHARD))
-
-
-def _digest(path: str) -> tuple[str, int]:
-    """(sha256, number of lines that are not empty) of a file."""
-    digest = hashlib.sha256()
-    num_lines = 0
-    with storage.open_to_read(path) as stream:
-        for line in stream:
-            digest.update(line)
-            num_lines += bool(line.strip())
-    return digest.hexdigest(), num_lines
 
 
 def _read_record(path: str) -> dict[str, Any] | None:

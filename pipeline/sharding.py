@@ -1,4 +1,4 @@
-"""Which shard an image belongs to, and the writer of one shard.
+"""The writer of one shard.
 
 A keyed hash of the image id gives the shard and the place in it: the concatenated shards are in one
 global random order, the same for any order of the input rows, any runner, any number of workers.
@@ -11,29 +11,26 @@ import collections
 import dataclasses
 import hashlib
 import importlib.metadata
-import itertools
 import json
+import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pipeline import metadata, schema, storage, tfrecord
-from pipeline.dead_letter import (
-    BAD_ROW,
-    TRANSIENT_REASONS,
-    UNKNOWN_LABEL,
-    DeadLetter,
-    dead_letter,
-)
-from pipeline.fetch import fetch, resolve
+from pipeline.annotations import HIERARCHY, LabelRules, Resolved
+from pipeline.dead_letter import BAD_ROW, TRANSIENT_REASONS, DeadLetter, dead_letter
+from pipeline.fetch import Fetcher, content_key
 from pipeline.images import ImageError, prepare
-from pipeline.records import BadRow
+from pipeline.merging import Chooser, Image, merged
+from pipeline.recipe import Recipe, is_training
+from pipeline.records import Annotation, BadRow, ImageRow
 from pipeline.sources.manifest import format_labels
 
-SALT = "xception-at-scale shard order 1"
 CODECS = ("simplejpeg", "opencv-python-headless", "pillow")  # distributions that decide bytes
 
-
-NUM_UNKNOWN_LABELS = 5  # that a commit names, as examples
+NUM_UNKNOWN_LABELS = 100  # that a commit names: the most frequent
+_NO_URI = ("not_found", "no row of the input says where the image is")
+_SIDE_STEP = 16  # pixels; the histogram of sizes is this coarse
 
 
 class ShardError(RuntimeError):
@@ -41,38 +38,41 @@ class ShardError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Everything but the inputs that decides the bytes of a split."""
-
-    split: str
-    num_shards: int
-    shorter_side: int | None
-    jpeg_quality: int
-    label_delimiter: str
-    format_version: int = schema.FORMAT_VERSION
-    salt: str = SALT
-    codecs: tuple[tuple[str, str], ...] = ()  # (distribution, version)
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
     """What the writer of a shard knows of its run."""
 
     output: str
-    images: str
+    images: str  # what relative URIs stand below
+    allow_hosts: tuple[str, ...]
+    files: tuple[str, ...]  # of the input, which places point into
+    label_delimiter: str
+    verifies_checksums: bool  # they are of the files that are read
+    counts_duplicates: bool  # a second row of an id is one too many
     fingerprint: str  # of the run: inputs and recipe
-    classes: tuple[str, ...]
+    rules: LabelRules
     recipe: Recipe
 
+    def where(self, place: str) -> str:
+        """file:line of a row's place."""
+        file, _, number = place.partition(":")
+        return f"{self.files[int(file)]}:{number}"
 
-class Row(NamedTuple):
-    """An image on its way to a shard."""
+
+class Duplicate(NamedTuple):
+    """An image that was taken out, since another has the same content."""
 
     image_id: str
-    uri: str
-    class_ids: tuple[int, ...]
-    unknown_labels: tuple[str, ...]
-    source: str
+    duplicate_of: str  # id of the image that was kept with the labels of both, or ""
+    split: str  # evaluation split that holds the content, or ""
+
+
+class Content(NamedTuple):
+    """What is known of the content of an image of an evaluation split."""
+
+    image_id: str
+    content_key: str  # see fetch.content_key
+    sha256: str  # of the file, hex
+    checksum: str  # as the source brings it, or ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,41 +81,44 @@ class Commit:
 
     fingerprint: str  # of the run and of this shard's rows
     shard: int
-    num_rows: int  # that came in: images, duplicates and bad rows
+    num_rows: int  # that came in, bad ones included
+    num_bad_rows: int
+    num_images: int  # by id, that fell into the split
     num_duplicates: int  # rows merged into another of the same id
+    num_left_out: int  # images with too few labels
     num_examples: int
+    num_salvaged: int  # images whose missing end marker was put there
+    num_conflicts: int  # labels that were said both ways
     num_bytes: int  # of the shard file
     sha256: str  # of the shard file
-    num_known_labels: int  # label occurrences in the class list, lost images included
-    num_unknown_labels: int  # and those that are not
+    num_known_labels: int  # of the positives that were said, lost images included
+    num_unknown_labels: int  # and those outside the class list
+    num_negatives: int  # in the shard
     class_counts: dict[int, int]  # examples by class id
+    labels_per_image: dict[int, int]  # examples by number of positives
+    shorter_sides: dict[int, int]  # examples by pixels of the file's shorter side, in steps of 16
     dead_letters: tuple[DeadLetter, ...]
+    duplicates: tuple[Duplicate, ...]  # images that were taken out
     unknown_labels: dict[str, int]  # the most frequent, with their occurrences
+    contents: tuple[Content, ...]  # of an evaluation split
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Commit":
-        fields = {"unknown_labels": {}, **json.loads(text)}  # which early commits do not have
-        fields["class_counts"] = {int(key): n for key, n in fields["class_counts"].items()}
+        fields = json.loads(text)
+        for name in ("class_counts", "labels_per_image", "shorter_sides"):
+            fields[name] = {int(key): count for key, count in fields[name].items()}
         fields["dead_letters"] = tuple(DeadLetter(*letter) for letter in fields["dead_letters"])
+        fields["duplicates"] = tuple(Duplicate(*found) for found in fields["duplicates"])
+        fields["contents"] = tuple(Content(*content) for content in fields["contents"])
         return cls(**fields)
 
 
 def codec_versions() -> tuple[tuple[str, str], ...]:
     """The installed versions of what decides bytes."""
     return tuple((name, importlib.metadata.version(name)) for name in CODECS)
-
-
-def order_key(key: str) -> int:
-    """64 bits that decide an image's shard and its place there."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8, key=SALT.encode())
-    return int.from_bytes(digest.digest(), "big")
-
-
-def shard_of(key: str, num_shards: int) -> int:
-    return order_key(key) * num_shards >> 64
 
 
 def commits_folder(output: str, split: str) -> str:
@@ -142,35 +145,122 @@ def shards_pattern(output: str, split: str, num_shards: int | None = None) -> st
     return storage.join(output, f"{metadata.DATASET_NAME}-{split}.tfrecord-{ending}")
 
 
+def being_written(plan: Plan) -> list[str]:
+    """File names of the shards that workers are writing, or were when they were killed."""
+    recipe = plan.recipe
+    folder = commits_folder(plan.output, recipe.split)
+    pattern = storage.join(folder, f"*-of-*{storage.TEMPORARY_SUFFIX}")
+    numbers = {os.path.basename(path).split("-")[0] for path in storage.match(pattern)}
+    return [
+        metadata.shard_file(recipe.split, int(number), recipe.num_shards)
+        for number in sorted(numbers)
+    ]
+
+
+class _Counts:
+    """What is counted while a shard is written."""
+
+    def __init__(self) -> None:
+        self.letters: list[DeadLetter] = []
+        self.contents: list[Content] = []
+        self.class_counts: collections.Counter[int] = collections.Counter()
+        self.labels_per_image: collections.Counter[int] = collections.Counter()
+        self.shorter_sides: collections.Counter[int] = collections.Counter()
+        self.unknown_labels: collections.Counter[str] = collections.Counter()
+        self.num_examples = self.num_salvaged = self.num_conflicts = 0
+        self.num_known_labels = self.num_negatives = self.num_bytes = 0
+        self.digest = hashlib.sha256()
+
+    def to_fields(self) -> dict[str, Any]:
+        """Those fields of a Commit that come from here."""
+        return {
+            "num_examples": self.num_examples,
+            "num_salvaged": self.num_salvaged,
+            "num_conflicts": self.num_conflicts,
+            "num_bytes": self.num_bytes,
+            "sha256": self.digest.hexdigest(),
+            "num_known_labels": self.num_known_labels,
+            "num_unknown_labels": self.unknown_labels.total(),
+            "num_negatives": self.num_negatives,
+            "class_counts": dict(sorted(self.class_counts.items())),
+            "labels_per_image": dict(sorted(self.labels_per_image.items())),
+            "shorter_sides": dict(sorted(self.shorter_sides.items())),
+            "dead_letters": tuple(self.letters),
+            "unknown_labels": dict(self.unknown_labels.most_common(NUM_UNKNOWN_LABELS)),
+            "contents": tuple(self.contents),
+        }
+
+
 class ShardWriter:
     """Writes one shard of a plan and its commit."""
 
-    def __init__(self, plan: Plan, shard: int) -> None:
+    def __init__(self, plan: Plan, shard: int, fetcher: Fetcher) -> None:
         recipe = plan.recipe
         self._plan = plan
         self._recipe = recipe
         self._shard = shard
+        self._fetcher = fetcher
+        self._chooser = Chooser(recipe.selection, plan.rules, recipe.min_labels)
+        self._holds_out = not is_training(recipe.split)
         self._shard_path = shard_path(plan.output, recipe.split, shard, recipe.num_shards)
         self._commit_path = commit_path(plan.output, recipe.split, shard, recipe.num_shards)
 
-    def write(self, rows: Iterable[Row | BadRow]) -> Commit:
-        """The shard's commit; an earlier one with the same rows stands. Raises ShardError."""
-        bad_rows, images = _sorted_rows(rows)
-        merged = [_merged(list(group)) for _, group in itertools.groupby(images, _row_id)]
-        fingerprint = self._fingerprint(merged, bad_rows)
+    def write(
+        self,
+        found: Iterable[ImageRow | BadRow],
+        more: Iterable[ImageRow] = (),
+        duplicates: Iterable[Duplicate] = (),
+    ) -> Commit:
+        """The shard's commit; an earlier one with the same rows stands. Raises ShardError.
+
+        Args:
+            found: the rows of the shard.
+            more: labels for images of the shard, from others of the same content.
+            duplicates: images of the shard that are taken out.
+        """
+        bad_rows, images = merged(found)
+        if self._recipe.selection.is_drawn:
+            bad_rows = []  # nobody knows whether they would have been drawn
+        images = [image for image in images if self._chooser.takes(image)]
+        rows_and_images: dict[str, Any] = {
+            "num_rows": sum(image.num_rows for image in images) + len(bad_rows),
+            "num_bad_rows": len(bad_rows),
+            "num_images": len(images),
+            "num_duplicates": (
+                sum(image.num_rows - 1 for image in images) if self._plan.counts_duplicates else 0
+            ),
+        }
+        taken_out = {duplicate.image_id: duplicate for duplicate in duplicates}
+        labelled = [image for image in images if self._chooser.has_labels(image.annotations)]
+        rows_and_images["num_left_out"] = len(images) - len(labelled)
+        kept = _with_more([image for image in labelled if image.image_id not in taken_out], more)
+        fingerprint = self._fingerprint(kept, bad_rows, taken_out)
         try:
-            return self._earlier_commit(fingerprint) or self._write(
-                fingerprint, merged, bad_rows, num_images=len(images)
+            earlier = self._earlier_commit(fingerprint)
+            if earlier is not None:
+                return earlier
+            counts = self._write(kept, bad_rows)
+            commit = Commit(
+                fingerprint=fingerprint,
+                shard=self._shard,
+                duplicates=tuple(taken_out[image_id] for image_id in sorted(taken_out)),
+                **rows_and_images,
+                **counts.to_fields(),
             )
+            storage.write_text(self._commit_path, commit.to_json())
         except OSError as error:
             raise ShardError(f"cannot write {self._shard_path}: {error}") from error
+        return commit
 
-    def _fingerprint(self, rows: list[Row], bad_rows: list[BadRow]) -> str:
+    def _fingerprint(
+        self, images: list[Image], bad_rows: list[BadRow], taken_out: dict[str, Duplicate]
+    ) -> str:
         digest = hashlib.sha256(self._plan.fingerprint.encode())
-        for row in rows:
-            digest.update(json.dumps(row[:-1]).encode())  # all but where it stood
+        for image in images:
+            digest.update(json.dumps(image._replace(place="")).encode())
         for bad_row in bad_rows:
             digest.update(json.dumps(bad_row.text).encode())
+        digest.update(json.dumps(sorted(taken_out.values())).encode())
         return digest.hexdigest()
 
     def _earlier_commit(self, fingerprint: str) -> Commit | None:
@@ -184,55 +274,65 @@ class ShardWriter:
         is_final = all(letter.reason not in TRANSIENT_REASONS for letter in commit.dead_letters)
         return commit if is_final else None
 
-    def _write(
-        self, fingerprint: str, rows: list[Row], bad_rows: list[BadRow], num_images: int
-    ) -> Commit:
-        letters = [dead_letter(BAD_ROW, f"{r.detail}: {r.text}", r.source) for r in bad_rows]
-        class_counts: collections.Counter[int] = collections.Counter()
-        unknown_labels = collections.Counter(label for row in rows for label in row.unknown_labels)
-        digest = hashlib.sha256()
-        num_examples = num_bytes = 0
+    def _write(self, images: list[Image], bad_rows: list[BadRow]) -> _Counts:
+        counts = _Counts()
+        for row in bad_rows:
+            where = self._plan.where(row.place)
+            counts.letters.append(dead_letter(BAD_ROW, f"{row.detail}: {row.text}", where))
+        verifies = self._plan.verifies_checksums
+        fetched = self._fetcher.fetch_all(
+            (image.uri, image.checksum if verifies else "") for image in images if image.uri
+        )
         prefix = self._commit_path.removesuffix(".json")
         with storage.write_atomically(self._shard_path, temporary_prefix=prefix) as stream:
-            for row in rows:
-                if row.unknown_labels:
-                    letters.append(self._letter(row, UNKNOWN_LABEL, ", ".join(row.unknown_labels)))
+            for image in images:
+                data = next(fetched) if image.uri else ImageError(*_NO_URI)
+                labels = self._plan.rules.resolve(image.annotations)
+                counts.num_known_labels += sum(p.source != HIERARCHY for p in labels.positives)
+                counts.unknown_labels.update(labels.unknown)
                 try:
-                    image = self._image(row)
+                    record = self._record(image, data, labels, counts)
                 except ImageError as error:
-                    letters.append(self._letter(row, error.reason, error.detail))
+                    counts.letters.append(self._letter(image, error))
                     continue
-                framed = tfrecord.frame(schema.encode(row.image_id, image, row.class_ids))
+                framed = tfrecord.frame(record)
                 stream.write(framed)
-                digest.update(framed)
-                num_bytes += len(framed)
-                num_examples += 1
-                class_counts.update(row.class_ids)
-        commit = Commit(
-            fingerprint=fingerprint,
-            shard=self._shard,
-            num_rows=num_images + len(bad_rows),
-            num_duplicates=num_images - len(rows),
-            num_examples=num_examples,
-            num_bytes=num_bytes,
-            sha256=digest.hexdigest(),
-            num_known_labels=sum(len(row.class_ids) for row in rows),
-            num_unknown_labels=unknown_labels.total(),
-            class_counts=dict(sorted(class_counts.items())),
-            dead_letters=tuple(letters),
-            unknown_labels=dict(unknown_labels.most_common(NUM_UNKNOWN_LABELS)),
+                counts.digest.update(framed)
+                counts.num_bytes += len(framed)
+        return counts
+
+    def _record(
+        self, image: Image, data: bytes | ImageError, labels: Resolved, counts: _Counts
+    ) -> bytes:
+        """The image's example, serialized; raises ImageError."""
+        if isinstance(data, ImageError):
+            raise data
+        prepared = prepare(data, self._recipe.images, image.rotation)
+        if self._holds_out:
+            sha256 = hashlib.sha256(data).hexdigest()
+            content = Content(image.image_id, content_key(data), sha256, image.checksum)
+            counts.contents.append(content)
+        shorter_side = min(prepared.width, prepared.height)
+        counts.num_examples += 1
+        counts.num_salvaged += prepared.salvaged
+        counts.num_conflicts += labels.num_conflicts
+        counts.num_negatives += len(labels.negatives)
+        counts.class_counts.update(positive.class_id for positive in labels.positives)
+        counts.labels_per_image[len(labels.positives)] += 1
+        counts.shorter_sides[shorter_side // _SIDE_STEP * _SIDE_STEP] += 1
+        return schema.encode(_example(image.image_id, prepared.image, labels))
+
+    def _letter(self, image: Image, error: ImageError) -> DeadLetter:
+        return dead_letter(
+            error.reason,
+            error.detail,
+            self._plan.where(image.place),
+            image.uri,
+            format_labels(image.annotations, self._plan.label_delimiter),
+            image.image_id,
+            image.checksum if self._plan.verifies_checksums else "",
+            image.rotation,
         )
-        storage.write_text(self._commit_path, commit.to_json())
-        return commit
-
-    def _image(self, row: Row) -> bytes:
-        data = fetch(resolve(self._plan.images, row.uri))
-        return prepare(data, self._recipe.shorter_side, self._recipe.jpeg_quality)
-
-    def _letter(self, row: Row, reason: str, detail: str) -> DeadLetter:
-        known = [self._plan.classes[class_id] for class_id in row.class_ids]
-        labels = format_labels([*known, *row.unknown_labels], self._recipe.label_delimiter)
-        return dead_letter(reason, detail, row.source, row.uri, labels, row.image_id)
 
 
 def read_commit(path: str) -> Commit | None:
@@ -243,33 +343,26 @@ def read_commit(path: str) -> Commit | None:
         return None
 
 
-def _row_id(row: Row) -> str:
-    return row.image_id
-
-
-def _sorted_rows(rows: Iterable[Row | BadRow]) -> tuple[list[BadRow], list[Row]]:
-    bad_rows = []
-    images = []
-    for row in rows:
-        if isinstance(row, BadRow):
-            bad_rows.append(row)
-        else:
-            images.append(row)
-    bad_rows.sort()
-    images.sort(key=lambda row: (order_key(row.image_id), row))
-    return bad_rows, images
-
-
-def _merged(rows: list[Row]) -> Row:
-    """One row for the rows of one id: the first URI, the union of the labels."""
-    if len(rows) == 1:
-        return rows[0]
-    return rows[0]._replace(
-        class_ids=tuple(sorted({class_id for row in rows for class_id in row.class_ids})),
-        unknown_labels=tuple(sorted({label for row in rows for label in row.unknown_labels})),
+def _example(image_id: str, image: bytes, labels: Resolved) -> schema.Example:
+    return schema.Example(
+        image_id,
+        image,
+        labels=tuple(positive.class_id for positive in labels.positives),
+        confidences=tuple(positive.confidence for positive in labels.positives),
+        label_sources=tuple(positive.source for positive in labels.positives),
+        negatives=tuple(negative.class_id for negative in labels.negatives),
+        negative_sources=tuple(negative.source for negative in labels.negatives),
     )
 
 
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON holds it."""
-    return {**dataclasses.asdict(recipe), "codecs": dict(recipe.codecs)}
+def _with_more(images: list[Image], more: Iterable[ImageRow]) -> list[Image]:
+    """The images, with what others of the same content say of them."""
+    said: dict[str, set[Annotation]] = collections.defaultdict(set)
+    for row in more:
+        said[row.image_id].update(row.annotations)
+    return [
+        image._replace(annotations=tuple(sorted({*image.annotations, *said[image.image_id]})))
+        if image.image_id in said
+        else image
+        for image in images
+    ]

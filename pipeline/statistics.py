@@ -8,68 +8,76 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline import schema
-from pipeline.dead_letter import UNKNOWN_LABEL
-from pipeline.sharding import NUM_UNKNOWN_LABELS, Commit, Plan, recipe_to_dict
+from pipeline.sharding import Commit, Plan
+
+_SUMS = (  # fields of Commit
+    "num_rows", "num_bad_rows", "num_images", "num_duplicates", "num_left_out", "num_examples",
+    "num_salvaged", "num_conflicts", "num_bytes", "num_known_labels", "num_unknown_labels",
+    "num_negatives",
+)  # fmt: skip
+_COUNTERS = ("class_counts", "labels_per_image", "shorter_sides", "unknown_labels")
+_NAMED_UNKNOWN_LABELS = 20  # in the summary
 
 
 @dataclasses.dataclass
 class SplitStatistics:
     """Sums over the shards of a split."""
 
-    num_rows: int = 0
-    num_duplicates: int = 0
-    num_examples: int = 0
-    num_bytes: int = 0
-    num_known_labels: int = 0
-    num_unknown_labels: int = 0
-    unknown_labels: collections.Counter[str] = dataclasses.field(
-        default_factory=collections.Counter
+    sums: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    counters: dict[str, collections.Counter[Any]] = dataclasses.field(
+        default_factory=lambda: {name: collections.Counter() for name in _COUNTERS}
     )
-    shard_lengths: dict[int, int] = dataclasses.field(default_factory=dict)
-    class_counts: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     dead_letters: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    shard_lengths: dict[int, int] = dataclasses.field(default_factory=dict)
     shards_with_dead_letters: list[int] = dataclasses.field(default_factory=list)
+    shards_with_duplicates: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def class_counts(self) -> collections.Counter[int]:
+        return self.counters["class_counts"]
 
     def add(self, commit: Commit) -> None:
-        self.num_rows += commit.num_rows
-        self.num_duplicates += commit.num_duplicates
-        self.num_examples += commit.num_examples
-        self.num_bytes += commit.num_bytes
-        self.num_known_labels += commit.num_known_labels
-        self.num_unknown_labels += commit.num_unknown_labels
-        self.unknown_labels.update(commit.unknown_labels)
-        self.shard_lengths[commit.shard] = commit.num_examples
-        self.class_counts.update(commit.class_counts)
+        for name in _SUMS:
+            self.sums[name] += getattr(commit, name)
+        for name in _COUNTERS:
+            self.counters[name].update(getattr(commit, name))
+        self.sums["num_held_out"] += sum(bool(found.split) for found in commit.duplicates)
+        self.sums["num_content_duplicates"] += sum(not found.split for found in commit.duplicates)
         self.dead_letters.update(letter.reason for letter in commit.dead_letters)
+        self.shard_lengths[commit.shard] = commit.num_examples
         if commit.dead_letters:
             self.shards_with_dead_letters.append(commit.shard)
+        if commit.duplicates:
+            self.shards_with_duplicates.append(commit.shard)
 
     def merge(self, other: "SplitStatistics") -> None:
-        for field in dataclasses.fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(mine, dict):
-                mine.update(theirs)  # a Counter adds; no shard is in both
-            else:
-                setattr(self, field.name, mine + theirs)
+        self.sums.update(other.sums)
+        for name in _COUNTERS:
+            self.counters[name].update(other.counters[name])
+        self.dead_letters.update(other.dead_letters)
+        self.shard_lengths.update(other.shard_lengths)  # no shard is in both
+        self.shards_with_dead_letters += other.shards_with_dead_letters
+        self.shards_with_duplicates += other.shards_with_duplicates
 
     def to_dict(self, plan: Plan) -> dict[str, Any]:
         """What the completed marker says; see pipeline.metadata."""
-        num_labels = sum(self.class_counts.values())
+        num_labels = self.class_counts.total()
+        num_examples = max(1, self.sums["num_examples"])
+        names = (*_SUMS, "num_content_duplicates", "num_held_out")
         return {
             "format_version": schema.FORMAT_VERSION,
             "split": plan.recipe.split,
-            "num_examples": self.num_examples,
-            "num_bytes": self.num_bytes,
+            **{name: self.sums[name] for name in names},
             "shard_lengths": [self.shard_lengths[shard] for shard in sorted(self.shard_lengths)],
-            "labels_per_image": num_labels / max(1, self.num_examples),
-            "num_rows": self.num_rows,
-            "num_duplicates": self.num_duplicates,
-            "num_known_labels": self.num_known_labels,
-            "num_unknown_labels": self.num_unknown_labels,
-            "unknown_labels": dict(_most_frequent(self.unknown_labels)),
+            "labels_per_image": num_labels / num_examples,
+            "negatives_per_image": self.sums["num_negatives"] / num_examples,
+            "labels_per_image_histogram": _ordered(self.counters["labels_per_image"]),
+            "source_shorter_sides": _ordered(self.counters["shorter_sides"]),
+            "num_classes_with_examples": len(self.class_counts),
+            "unknown_labels": dict(_most_frequent(self.counters["unknown_labels"])),
             "dead_letters": dict(sorted(self.dead_letters.items())),
             "fingerprint": plan.fingerprint,
-            "recipe": recipe_to_dict(plan.recipe),
+            "recipe": plan.recipe.to_dict(),
         }
 
 
@@ -93,19 +101,22 @@ class SumCommits(beam.CombineFn):
         return accumulator
 
 
+def _ordered(counter: collections.Counter[int]) -> dict[str, int]:
+    return {str(key): counter[key] for key in sorted(counter)}
+
+
 def _most_frequent(labels: dict[str, int]) -> list[tuple[str, int]]:
     ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))
-    return ordered[:NUM_UNKNOWN_LABELS]
+    return ordered[:_NAMED_UNKNOWN_LABELS]
 
 
 def num_lost(summary: dict[str, Any]) -> int:
-    """Rows that were to become an image of the split and did not."""
-    reasons = summary["dead_letters"].items()
-    return sum(count for reason, count in reasons if reason != UNKNOWN_LABEL)
+    """Images of the split that did not end in a shard, and rows that could not be read."""
+    return sum(summary["dead_letters"].values())
 
 
 def failure_rate(summary: dict[str, Any]) -> float:
-    return num_lost(summary) / max(1, summary["num_rows"] - summary["num_duplicates"])
+    return num_lost(summary) / max(1, summary["num_images"] + summary["num_bad_rows"])
 
 
 def unknown_labels(summary: dict[str, Any]) -> str:

@@ -1,12 +1,14 @@
 """Files in a local folder or an object store, through Beam's FileSystems; a lock for local runs."""
 
 import contextlib
+import csv
 import fcntl
 import functools
+import io
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -119,6 +121,13 @@ def write_text(path: str, text: str) -> None:
     """Replaces the file at `path`, whole or not at all."""
     with write_atomically(path) as stream:
         stream.write(text.encode())
+
+
+def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Lines of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 class LockedError(RuntimeError):

@@ -16,17 +16,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-import simplejpeg
-
-from pipeline import labels, metadata, schema, storage, tfrecord
-from pipeline.sharding import (
-    Commit,
-    commit_path,
-    order_key,
-    read_commit,
-    shard_of,
-    shards_pattern,
-)
+from pipeline import labels, metadata, rows, schema, storage, tfrecord
+from pipeline.images import ImageError, prepare
+from pipeline.recipe import ImageRecipe, is_training
+from pipeline.sharding import Commit, commit_path, read_commit, shards_pattern
 
 DECODE_EVERY = 50  # records
 
@@ -88,9 +81,12 @@ def _verify_files(data_dir: str, split: metadata.Split) -> None:
             f"{marker}: {split.num_examples} examples, but {num_examples} in the lengths of its "
             "shards"
         )
-    dead_letters = storage.join(data_dir, metadata.dead_letters_file(split.name))
-    if not storage.exists(dead_letters):
-        raise VerifyError(f"{dead_letters}: missing")
+    beside = {*metadata.split_files(split.name)}
+    if is_training(split.name):
+        beside.remove(metadata.contents_file(split.name))
+    for name in sorted(beside):
+        if not storage.exists(storage.join(data_dir, name)):
+            raise VerifyError(f"{storage.join(data_dir, name)}: missing")
     ours = {os.path.basename(path) for path in split.shard_paths}
     for path in storage.match(shards_pattern(data_dir, split.name)):
         if os.path.basename(path) not in ours:
@@ -124,10 +120,11 @@ def _verify_shard(
             except (tfrecord.TFRecordError, schema.SchemaError) as error:
                 raise VerifyError(f"{where}: {error}") from error
             where += f" ({example.image_id})"
-            place = (order_key(example.image_id), example.image_id)
-            if place <= previous or shard_of(example.image_id, len(split.shard_paths)) != shard:
+            order_hash = rows.hashes([example.image_id.encode()]).order
+            place = (int(order_hash[0]), example.image_id)
+            if place <= previous or rows.groups_of(order_hash, len(split.shard_paths))[0] != shard:
                 raise VerifyError(f"{where}: stands in the wrong place, or twice")
-            _verify_labels(where, example.labels, num_classes)
+            _verify_labels(where, example, num_classes)
             if num_records % DECODE_EVERY == 0:
                 _verify_image(where, example.image)
             class_counts.update(example.labels)
@@ -143,17 +140,23 @@ def _verify_shard(
     return class_counts
 
 
-def _verify_labels(where: str, class_ids: tuple[int, ...], num_classes: int) -> None:
-    if list(class_ids) != sorted(set(class_ids)):
-        raise VerifyError(f"{where}: label ids are not sorted and unique: {class_ids}")
-    if class_ids and class_ids[-1] >= num_classes:
-        raise VerifyError(f"{where}: label id {class_ids[-1]} with {num_classes} classes")
+def _verify_labels(where: str, example: schema.Example, num_classes: int) -> None:
+    for class_ids in (example.labels, example.negatives):
+        if list(class_ids) != sorted(set(class_ids)):
+            raise VerifyError(f"{where}: label ids are not sorted and unique: {class_ids}")
+        if class_ids and not 0 <= class_ids[0] <= class_ids[-1] < num_classes:
+            raise VerifyError(f"{where}: label ids {class_ids} with {num_classes} classes")
+    both = sorted(set(example.labels) & set(example.negatives))
+    if both:
+        raise VerifyError(f"{where}: label ids are positive and negative at once: {both}")
+    if not all(0 < confidence <= 1 for confidence in example.confidences):
+        raise VerifyError(f"{where}: a confidence outside of 0 to 1: {example.confidences}")
 
 
 def _verify_image(where: str, image: bytes) -> None:
     try:
-        simplejpeg.decode_jpeg(image, "RGB", strict=True)
-    except ValueError as error:
+        prepare(image, ImageRecipe(untouched=True))
+    except ImageError as error:
         raise VerifyError(f"{where}: the image cannot be decoded: {error}") from error
 
 

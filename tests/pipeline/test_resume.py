@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ def commits(workplace):
     return sorted(workplace.output.glob("commits/train/*-of-*.json"))
 
 
-FLAGS = ("--num_shards=12", "--shorter_side=30")  # of runs over slow images
+FLAGS = ("--num_shards=12", "--shorter_side=30", "--deduplicate=off")  # of runs over slow images
 
 
 def add_slow_images(workplace, count):
@@ -54,17 +55,57 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(tmp_path):
 
     command = [sys.executable, beam_runner.__file__, *killed.arguments(*FLAGS)]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    wait_for(process, lambda: list(killed.output.glob("commits/train/*.tmp")) and commits(killed))
+    wait_for(process, lambda: list(killed.output.glob("commits/train/*-of-*.tmp")) and commits(killed))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed.output / "train.completed.json").exists()
     written = {path: path.stat().st_mtime_ns for path in commits(killed)}
     assert 0 < len(written) < 12
-    assert list(killed.output.glob("commits/train/*.tmp"))
+    assert list(killed.output.glob("commits/train/*-of-*.tmp"))
 
     assert killed.run(*FLAGS) == 0
     assert killed.shards() == whole.shards()
     assert {path: path.stat().st_mtime_ns for path in written} == written  # not written again
+    assert not list(killed.output.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_killed_at_ten_random_moments_writes_the_same_bytes(tmp_path, seed):
+    workplaces = []
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        workplace = Workplace(tmp_path / name)
+        rows = workplace.add_images(300)
+        for index in range(0, 300, 10):  # a tenth has a twin, and some are lost
+            data = (workplace.images / f"{index}.jpg").read_bytes()
+            (workplace.images / f"twin-{index}.jpg").write_bytes(data)
+            rows += [f"twin-{index}.jpg,plant", f"absent-{index}.jpg,dog"]
+        workplace.write_labels(rows)
+        workplaces.append(workplace)
+    whole, killed = workplaces
+    flags = ("--num_shards=24", "--shorter_side=25", "--max_failure_rate=0.2",
+             "--splits=train=0.8,eval=0.2")  # fmt: skip
+    assert whole.run(*flags, split=None) == 0
+
+    random_moment = random.Random(seed)
+    command = [sys.executable, beam_runner.__file__, *killed.arguments(*flags, split=None)]
+    for kill in range(10):
+        more = ["--workers=2"] if kill % 2 else []
+        process = subprocess.Popen(
+            [*command, *more], start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(timeout=random_moment.uniform(0.5, 6))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert killed.run(*flags, split=None) == 0
+    for split in ("train", "eval"):
+        assert killed.shards(split) == whole.shards(split)
+        for name in ("class_counts.tsv", "duplicates.csv"):
+            file = f"{split}.{name}"
+            assert (killed.output / file).read_bytes() == (whole.output / file).read_bytes()
     assert not list(killed.output.rglob("*.tmp"))
 
 
@@ -91,6 +132,7 @@ def test_a_finished_run_started_again_does_nothing(finished, capsys):
         "train.completed.json",
         "train.class_counts.tsv",
         "train.dead_letters.csv",
+        "train.duplicates.csv",
         "dataset_info.json",
         "features.json",
         "labels.labels.txt",
@@ -190,7 +232,9 @@ def test_another_recipe_or_other_inputs_are_refused_with_both_fingerprints(
 
 def test_overwrite_leaves_nothing_of_the_old_run(finished):
     assert finished.run("--num_shards=2", split="eval") == 0
-    assert finished.run("--num_shards=3", "--overwrite", "--shorter_side=16") == 0
+    assert (
+        finished.run("--num_shards=3", "--overwrite", "--shorter_side=16", "--deduplicate=off") == 0
+    )
     assert sorted(finished.shards()) == [
         f"images-train.tfrecord-{shard:05d}-of-00003" for shard in range(3)
     ]
@@ -260,12 +304,12 @@ def test_a_worker_process_that_dies_ends_the_run_and_the_next_goes_on(workplace)
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(process, lambda: list(workplace.output.glob("commits/train/*.tmp")))
+    wait_for(process, lambda: list(workplace.output.glob("commits/train/*-of-*.tmp")))
     for worker in psutil.Process(process.pid).children(recursive=True):
         worker.kill()
     _, error = process.communicate(timeout=60)
     assert process.returncode == 75, error
-    assert "a worker process died" in error
+    assert "a worker process died while images-train.tfrecord-000" in error
     for index in range(100):
         (workplace.images / f"{index}.jpg").write_bytes(jpeg())  # what is left shall be quick
     assert workplace.run(*FLAGS) == 0

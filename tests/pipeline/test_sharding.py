@@ -1,72 +1,130 @@
 import hashlib
 import itertools
 
+import pytest
 from workplace import CLASSES, jpeg
 
-from pipeline import sharding
-from pipeline.records import BadRow
+from pipeline import rows, schema, sharding
+from pipeline.annotations import LabelRules
+from pipeline.fetch import Fetcher
+from pipeline.recipe import ImageRecipe, Recipe, Selection
+from pipeline.records import Annotation, BadRow, ImageRow
 
 
-def plan(tmp_path, num_shards=1):
-    recipe = sharding.Recipe("train", num_shards, None, 90, "|")
-    return sharding.Plan(str(tmp_path), str(tmp_path), "0" * 64, CLASSES, recipe)
+def plan(tmp_path, num_shards=1, split="train", min_labels=0):
+    recipe = Recipe(
+        split=split,
+        selection=Selection(),
+        num_shards=num_shards,
+        images=ImageRecipe(),
+        min_confidence=0.0,
+        trusted_sources=None,
+        hierarchy="",
+        min_labels=min_labels,
+        deduplicate="off",
+        held_out=(),
+        format_version=schema.FORMAT_VERSION,
+        salt=rows.SALT,
+        codecs=(),
+    )
+    return sharding.Plan(
+        output=str(tmp_path),
+        images=str(tmp_path),
+        allow_hosts=(),
+        files=("rows.csv",),
+        label_delimiter="|",
+        verifies_checksums=True,
+        counts_duplicates=True,
+        fingerprint="0" * 64,
+        rules=LabelRules(CLASSES),
+        recipe=recipe,
+    )
 
 
-def row(name, labels=(0,), unknown=()):
-    return sharding.Row(name, name, labels, unknown, "rows.csv:2")
+def row(name, *labels):
+    annotations = tuple(Annotation(label) for label in labels or ("animal",))
+    return ImageRow(name, name, annotations, "0:2")
 
 
-def test_the_order_is_a_keyed_blake2b_of_the_id():
-    key = b"xception-at-scale shard order 1"
-    digest = hashlib.blake2b(b"a.jpg", digest_size=8, key=key).digest()
-    assert sharding.order_key("a.jpg") == int.from_bytes(digest, "big")
-
-
-def test_shards_are_even_and_cut_the_order_into_runs():
-    ids = sorted((f"{index}.jpg" for index in range(20_000)), key=sharding.order_key)
-    shards = [sharding.shard_of(image_id, 16) for image_id in ids]
-    assert shards == sorted(shards)
-    lengths = [len(list(group)) for _, group in itertools.groupby(shards)]
-    assert len(lengths) == 16
-    assert max(lengths) < 1.15 * 20_000 / 16
+def write(plan, found, shard=0, **notices):
+    return sharding.ShardWriter(plan, shard, Fetcher(plan.images)).write(found, **notices)
 
 
 def test_the_order_of_the_rows_does_not_change_the_commit(tmp_path):
     for name in "abc":
         (tmp_path / name).write_bytes(jpeg(seed=ord(name)))
-    rows = [row("a"), row("b", (1, 3)), row("c"), row("a", (2,)), BadRow("x,y,z", "3 cells", "r:9")]
-    commits = []
-    for order in itertools.permutations(rows):
-        writer = sharding.ShardWriter(plan(tmp_path), 0)
-        commits.append(writer.write(order))
+    found = [row("a"), row("b", "cat", "plant"), row("c"), row("a", "dog"),
+             BadRow("x,y,z", "3 cells", "0:9")]  # fmt: skip
+    commits = [write(plan(tmp_path), order) for order in itertools.permutations(found)]
     assert all(commit == commits[0] for commit in commits)
     assert commits[0].num_rows == 5
+    assert commits[0].num_images == 3
     assert commits[0].num_duplicates == 1
     assert commits[0].class_counts == {0: 2, 1: 1, 2: 1, 3: 1}
+    assert commits[0].labels_per_image == {1: 1, 2: 2}
+    assert commits[0].shorter_sides == {16: 3}  # they are 40 x 30
     assert [letter.reason for letter in commits[0].dead_letters] == ["bad_row"]
+    assert commits[0].dead_letters[0].place == "rows.csv:9"
 
 
-def test_a_commit_reads_back_the_same(tmp_path):
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_a_commit_reads_back_the_same(tmp_path, split):
     (tmp_path / "a").write_bytes(jpeg())
-    commit = sharding.ShardWriter(plan(tmp_path), 0).write([row("a", (0, 2), ("unicorn",))])
+    commit = write(plan(tmp_path, split=split), [row("a", "animal", "unicorn"), row("absent")])
     assert sharding.Commit.from_json(commit.to_json()) == commit
-    path = sharding.commit_path(str(tmp_path), "train", 0, 1)
+    path = sharding.commit_path(str(tmp_path), split, 0, 1)
     assert sharding.read_commit(path) == commit
-    shard = tmp_path / "images-train.tfrecord-00000-of-00001"
+    shard = tmp_path / f"images-{split}.tfrecord-00000-of-00001"
     assert commit.num_bytes == shard.stat().st_size
     assert commit.sha256 == hashlib.sha256(shard.read_bytes()).hexdigest()
+    assert commit.unknown_labels == {"unicorn": 1}
+    assert len(commit.dead_letters) == 1
+
+
+def test_an_evaluation_split_remembers_its_contents(tmp_path):
+    (tmp_path / "a").write_bytes(jpeg())
+    (content,) = write(plan(tmp_path, split="eval"), [row("a")]).contents
+    assert content.image_id == "a"
+    assert content.sha256 == hashlib.sha256(jpeg()).hexdigest()
+    assert write(plan(tmp_path), [row("a")]).contents == ()
 
 
 def test_other_rows_make_the_shard_anew(tmp_path):
     for name in "ab":
         (tmp_path / name).write_bytes(jpeg(seed=ord(name)))
-    first = sharding.ShardWriter(plan(tmp_path), 0).write([row("a")])
-    second = sharding.ShardWriter(plan(tmp_path), 0).write([row("a"), row("b")])
+    first = write(plan(tmp_path), [row("a")])
+    second = write(plan(tmp_path), [row("a"), row("b")])
     assert first.fingerprint != second.fingerprint
     assert second.num_examples == 2
 
 
 def test_a_shard_without_rows_is_an_empty_file(tmp_path):
-    commit = sharding.ShardWriter(plan(tmp_path, num_shards=4), 3).write([])
+    commit = write(plan(tmp_path, num_shards=4), [], shard=3)
     assert commit.num_examples == commit.num_bytes == 0
     assert (tmp_path / "images-train.tfrecord-00003-of-00004").read_bytes() == b""
+
+
+def test_images_with_too_few_labels_are_left_out_and_counted(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_bytes(jpeg(seed=ord(name)))
+    commit = write(plan(tmp_path, min_labels=2), [row("a", "cat"), row("b", "cat", "dog")])
+    assert (commit.num_images, commit.num_left_out, commit.num_examples) == (2, 1, 1)
+
+
+def test_an_image_that_no_row_places_is_a_dead_letter(tmp_path):
+    commit = write(plan(tmp_path), [row("a")._replace(uri="")])
+    (letter,) = commit.dead_letters
+    assert (letter.image_id, letter.reason) == ("a", "not_found")
+
+
+def test_a_duplicate_is_taken_out_and_its_labels_go_to_the_other(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_bytes(jpeg())
+    notices = {
+        "more": [ImageRow("a", "", (Annotation("dog"),), "0:3")],
+        "duplicates": [sharding.Duplicate("b", "a", "")],
+    }
+    commit = write(plan(tmp_path), [row("a", "cat"), row("b", "dog")], **notices)
+    assert commit.num_examples == 1
+    assert commit.class_counts == {1: 1, 2: 1}
+    assert commit.duplicates == (sharding.Duplicate("b", "a", ""),)

@@ -44,22 +44,27 @@ class Workplace:
     def write_labels(self, rows, header="image_path,labels"):
         self.labels.write_text("\n".join([header, *rows]) + "\n")
 
-    def arguments(self, *extra, split="train"):
+    def arguments(self, *extra, split="train", without=()):
         """The flags of a run over this workplace, and `extra`, which replace their likes."""
-        usual = [
-            "--source=manifest",
-            f"--labels={self.labels}",
-            f"--images={self.images}",
-            f"--output={self.output}",
-            f"--split={split}",
-            f"--classes={self.classes}",
+        usual = {
+            "source": "manifest",
+            "labels": self.labels,
+            "images": self.images,
+            "output": self.output,
+            "split": split,
+            "classes": self.classes,
+        }
+        left_out = {*without, *(flag.split("=")[0].removeprefix("--") for flag in extra)}
+        flags = [
+            f"--{name}={value}"
+            for name, value in usual.items()
+            if name not in left_out and value is not None
         ]
-        replaced = {flag.split("=")[0] for flag in extra}
-        return [flag for flag in usual if flag.split("=")[0] not in replaced] + list(extra)
+        return [*flags, *extra]
 
-    def run(self, *extra, split="train"):
+    def run(self, *extra, split="train", without=()):
         """The exit code of beam_runner.py."""
-        return beam_runner.main(self.arguments(*extra, split=split))
+        return beam_runner.main(self.arguments(*extra, split=split, without=without))
 
     def shards(self, split="train"):
         """Bytes of the shards by file name."""

@@ -1,0 +1,121 @@
+"""Images of the same content, through the command."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+
+import pytest
+from workplace import jpeg
+
+from pipeline import schema, tfrecord
+
+
+def examples(workplace, split="train"):
+    found = []
+    for shard in workplace.shards(split).values():
+        found += map(schema.decode, tfrecord.read(io.BytesIO(shard)))
+    return {example.image_id: example.labels for example in found}
+
+
+def duplicates(workplace, split="train"):
+    with (workplace.output / f"{split}.duplicates.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def summary(workplace, split="train"):
+    return json.loads((workplace.output / f"{split}.completed.json").read_text())
+
+
+@pytest.fixture
+def twins(workplace):
+    """Images 0.jpg to 9.jpg, and three more files with the content of 0.jpg and 1.jpg."""
+    rows = workplace.add_images(10)  # 0: cat|animal, 1: dog|animal, 2: plant, ...
+    for name, original in (("a.jpg", "0.jpg"), ("b.jpg", "0.jpg"), ("c.jpg", "1.jpg")):
+        (workplace.images / name).write_bytes((workplace.images / original).read_bytes())
+    workplace.write_labels([*rows, "a.jpg,plant", "b.jpg,dog", "c.jpg,dog"])
+    return workplace
+
+
+def test_images_of_one_content_are_merged_with_the_labels_of_all(twins, capsys):
+    assert twins.run("--num_shards=4") == 0
+    found = examples(twins)
+    assert len(found) == 10
+    (kept,) = {"0.jpg", "a.jpg", "b.jpg"} & set(found)
+    assert found[kept] == (0, 1, 2, 3)  # cat|animal, plant, dog
+    (other,) = {"1.jpg", "c.jpg"} & set(found)
+    assert found[other] == (0, 2)
+    assert {(row["duplicate_of"], row["split"]) for row in duplicates(twins)} == {
+        (kept, ""),
+        (other, ""),
+    }
+    assert summary(twins)["num_content_duplicates"] == 3
+    assert "3 images into another of the same content" in capsys.readouterr().out
+
+
+def test_files_that_end_alike_and_differ_are_both_kept(workplace):
+    tail = bytes(5000)  # after the image's end: more than a content key reads
+    for index in range(2):
+        data = jpeg(seed=index, width=40)
+        (workplace.images / f"{index}.jpg").write_bytes(data.ljust(9000, b"\0") + tail)
+    workplace.write_labels(["0.jpg,cat", "1.jpg,dog"])
+    assert workplace.run() == 0
+    assert examples(workplace) == {"0.jpg": (1,), "1.jpg": (2,)}
+
+
+def test_duplicates_are_kept_where_that_is_asked_for(twins):
+    assert twins.run("--deduplicate=off") == 0
+    assert len(examples(twins)) == 13
+    assert duplicates(twins) == []
+
+
+def test_a_checksum_of_the_source_speaks_for_the_content(workplace):
+    rows = workplace.add_images(3)
+    same = base64.b64encode(hashlib.md5(b"the original").digest()).decode()
+    workplace.write_labels(
+        [f"{rows[0]},{same}", f"{rows[1]},{same}", f"{rows[2]},"],
+        header="image_path,labels,md5",
+    )
+    # These are checksums of other files than those that are read, which is what open_images has:
+    # a manifest's are of the files, and the images are lost.
+    assert workplace.run("--deduplicate=checksum") == 3
+    letters = list(csv.DictReader(io.StringIO(workplace.dead_letters())))
+    assert {letter["reason"] for letter in letters} == {"checksum_mismatch"}
+    assert len(duplicates(workplace)) == 1
+
+
+def test_images_of_an_evaluation_split_are_kept_out_of_training(twins, capsys):
+    training = twins.labels.read_text()
+    twins.write_labels(["a.jpg,plant", "2.jpg,plant"])
+    assert twins.run(split="eval") == 0
+    twins.labels.write_text(training)
+    assert twins.run() == 0
+    found = set(examples(twins))
+    assert not found & {"0.jpg", "a.jpg", "b.jpg", "2.jpg"}
+    assert len(found) == 8
+    assert summary(twins)["num_held_out"] == 4
+    held_out = {row["image_id"] for row in duplicates(twins) if row["split"] == "eval"}
+    assert held_out == {"0.jpg", "a.jpg", "b.jpg", "2.jpg"}
+    assert "4 images that an evaluation split holds" in capsys.readouterr().out
+    assert len(examples(twins, "eval")) == 2  # which keeps its own
+
+
+def test_training_that_was_there_first_stands_with_a_warning(twins, capsys):
+    assert twins.run() == 0
+    assert twins.run(split="eval") == 0
+    capsys.readouterr()
+    assert twins.run() == 0
+    captured = capsys.readouterr().out
+    assert "is already complete" in captured
+    assert "split 'train' was begun before 'eval'" in captured
+    assert twins.run("--overwrite") == 3  # every image is in the evaluation split
+    assert "none of 13 rows gave an image" in capsys.readouterr().err
+
+
+def test_the_number_of_shards_and_processes_does_not_change_what_is_kept(twins):
+    kept = []
+    for flags in (["--num_shards=1"], ["--num_shards=7"], ["--num_shards=3", "--workers=2"]):
+        assert twins.run("--overwrite", *flags) == 0
+        kept.append(examples(twins))
+    assert kept[0] == kept[1] == kept[2]
