@@ -55,7 +55,8 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(tmp_path):
 
     command = [sys.executable, beam_runner.__file__, *killed.arguments(*FLAGS)]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    wait_for(process, lambda: list(killed.output.glob("commits/train/*-of-*.tmp")) and commits(killed))
+    being_written = "commits/train/*-of-*.tmp"
+    wait_for(process, lambda: list(killed.output.glob(being_written)) and commits(killed))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed.output / "train.completed.json").exists()
