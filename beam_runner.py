@@ -34,24 +34,22 @@ def _run(argv: Sequence[str]) -> int:
             for found in preview.preview(sharding_options):
                 print(found.text())
             return 0
-        problem = None
         for outcome in job.run(sharding_options, beam_options):
             print(outcome.text(), flush=True)
-            problem = outcome.problem
-        print(f"report: {_report(sharding_options.output)}")
+        print(f"report: {_report(sharding_options.output, outcome.summary['split'])}")
     except (options.OptionsError, run_state.RefusedError) as error:
         return _fail(error, exit_code=2)
     except sharding.ShardError as error:
         return _fail(f"{error}. The same command goes on from here", exit_code=75)
-    return _fail(problem, exit_code=3) if problem else 0
+    return _fail(outcome.problem, exit_code=3) if outcome.problem else 0
 
 
-def _report(output: str) -> str:
+def _report(output: str, split: str) -> str:
     """Where the page is, or why there is none: which does not spoil what is written."""
     from pipeline import report
 
     try:
-        return report.write(output) or report.NOT_INSTALLED
+        return report.write(output, split) or report.NOT_INSTALLED
     except report.ReportError as error:
         return str(error)
 

@@ -200,6 +200,7 @@ def run(options: ShardingOptions, beam_options: PipelineOptions) -> Iterator[Out
 def _survey(inputs: planning.Inputs, beam_options: PipelineOptions) -> survey.Survey:
     found = survey.read(inputs.survey_path)
     if found is None:
+        storage.delete(storage.match(f"{inputs.survey_path}.*{storage.TEMPORARY_SUFFIX}"))
         pipeline = local_runner.new_pipeline(beam_options)
         num_groups = -(-inputs.inventory.num_rows // _SURVEY_GROUP_ROWS)
         grouped = _grouped(pipeline, inputs, Selection(), num_groups)
@@ -222,6 +223,7 @@ def _write_split(
     limits = publish.Limits(options.max_failure_rate, max_unknown_rate)
     with run_state.begin(run, options.overwrite) as state:
         if state is not run_state.State.COMPLETED:
+            storage.delete_temporary(inputs.unpacked_dir)  # which the lock makes ours
             pipeline = local_runner.new_pipeline(beam_options)
             build(pipeline, inputs, run, limits)
             with progress.shown(progress.of_shards(run)):

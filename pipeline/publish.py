@@ -110,12 +110,14 @@ class Publish(beam.DoFn):
                 list(statistics.shard_lengths),
                 lambda commit: commit.contents,
             )
+        folder = commits_folder(output, split)
         counts = np.zeros(len(self._vocabulary), np.int64)
         for class_id, count in statistics.class_counts.items():
             counts[class_id] = count
         storage.write_text(
             storage.join(output, metadata.class_counts_file(split)),
             class_counts_to_tsv(self._vocabulary, counts),
+            folder,
         )
         text = json.dumps(summary, indent=1) + "\n"
         fault = problem(summary, self._limits)
@@ -123,9 +125,9 @@ class Publish(beam.DoFn):
             summary_path(output, split), json.dumps({**summary, "problem": fault}, indent=1) + "\n"
         )
         if fault is None:
-            write_tfds_metadata(output, self._vocabulary, also=summary)
-            storage.write_text(storage.join(output, metadata.completed_file(split)), text)
-            write_tfds_metadata(output, self._vocabulary)
+            write_tfds_metadata(output, self._vocabulary, folder, also=summary)
+            storage.write_text(storage.join(output, metadata.completed_file(split)), text, folder)
+            write_tfds_metadata(output, self._vocabulary, folder)
 
     def _write_table(
         self,
@@ -136,7 +138,8 @@ class Publish(beam.DoFn):
     ) -> None:
         """Writes a CSV file with lines from the commits of these shards."""
         output, recipe = self._plan.output, self._plan.recipe
-        with storage.write_atomically(storage.join(output, name)) as stream:
+        folder = commits_folder(output, recipe.split)
+        with storage.write_atomically(storage.join(output, name), folder) as stream:
             stream.write(storage.csv_lines([header]))
             for shard in sorted(shards):
                 found = commit_path(output, recipe.split, shard, recipe.num_shards)
@@ -147,7 +150,10 @@ class Publish(beam.DoFn):
 
 
 def write_tfds_metadata(
-    output: str, vocabulary: Vocabulary, also: dict[str, Any] | None = None
+    output: str,
+    vocabulary: Vocabulary,
+    temporary_folder: str,
+    also: dict[str, Any] | None = None,
 ) -> None:
     """Lists the completed splits, and `also`, for TFDS; markers that are not ours are left out.
 
@@ -162,7 +168,7 @@ def write_tfds_metadata(
         for name, text in metadata.tfds_files(vocabulary, list(splits.values())).items():
             path = storage.join(output, name)
             if not storage.exists(path) or storage.read_text(path) != text:
-                storage.write_text(path, text)
+                storage.write_text(path, text, temporary_folder)
                 changed = True
         if not changed:
             return
@@ -179,7 +185,7 @@ def withdraw(output: str, split: str) -> None:
     if markers(output):
         classes_path = storage.join(output, metadata.CLASSES_FILE)
         classes = Vocabulary.parse(storage.read_bytes(classes_path), classes_path)
-        write_tfds_metadata(output, classes)
+        write_tfds_metadata(output, classes, commits_folder(output, split))
     else:
         _delete_present(storage.join(output, name) for name in metadata.TFDS_FILES)
     folder = commits_folder(output, split)

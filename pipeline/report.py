@@ -55,7 +55,7 @@ def write(output: str, split: str | None = None) -> str | None:
         return None
     path = storage.join(output, PAGE_FILE)
     try:
-        storage.write_text(path, html)
+        storage.write_text(path, html, storage.join(output, "commits", split) if split else None)
     except OSError as error:
         raise ReportError(f"cannot write {path}: {error}") from error
     return path

@@ -68,10 +68,10 @@ def _prepare(run: Run, folder: str, overwrite: bool) -> State:
     if found and _is_complete(plan):
         return State.COMPLETED
     publish.withdraw_marker(plan.output, split)
-    storage.delete(storage.match(storage.join(folder, "*" + storage.TEMPORARY_SUFFIX)))
+    storage.delete_temporary(folder)
     classes_path = storage.join(plan.output, metadata.CLASSES_FILE)
     if not storage.exists(classes_path) or not _is_class_list(classes_path, run.vocabulary):
-        storage.write_text(classes_path, run.vocabulary.to_tsv())
+        storage.write_text(classes_path, run.vocabulary.to_tsv(), folder)
     storage.write_text(record_path, json.dumps(record, indent=1) + "\n")
     return State.STARTED if found else State.FRESH
 

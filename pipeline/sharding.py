@@ -148,13 +148,10 @@ def shards_pattern(output: str, split: str, num_shards: int | None = None) -> st
 def being_written(plan: Plan) -> list[str]:
     """File names of the shards that workers are writing, or were when they were killed."""
     recipe = plan.recipe
-    folder = commits_folder(plan.output, recipe.split)
-    pattern = storage.join(folder, f"*-of-*{storage.TEMPORARY_SUFFIX}")
-    numbers = {os.path.basename(path).split("-")[0] for path in storage.match(pattern)}
-    return [
-        metadata.shard_file(recipe.split, int(number), recipe.num_shards)
-        for number in sorted(numbers)
-    ]
+    pattern = storage.join(
+        commits_folder(plan.output, recipe.split), f"*.tfrecord-*{storage.TEMPORARY_SUFFIX}"
+    )
+    return sorted({".".join(os.path.basename(p).split(".")[:2]) for p in storage.match(pattern)})
 
 
 class _Counts:
@@ -283,8 +280,8 @@ class ShardWriter:
         fetched = self._fetcher.fetch_all(
             (image.uri, image.checksum if verifies else "") for image in images if image.uri
         )
-        prefix = self._commit_path.removesuffix(".json")
-        with storage.write_atomically(self._shard_path, temporary_prefix=prefix) as stream:
+        folder = commits_folder(self._plan.output, self._recipe.split)
+        with storage.write_atomically(self._shard_path, folder) as stream:
             for image in images:
                 data = next(fetched) if image.uri else ImageError(*_NO_URI)
                 labels = self._plan.rules.resolve(image.annotations)

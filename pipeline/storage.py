@@ -96,13 +96,14 @@ def delete(paths: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def write_atomically(path: str, temporary_prefix: str | None = None) -> Iterator[BinaryIO]:
+def write_atomically(path: str, temporary_folder: str | None = None) -> Iterator[BinaryIO]:
     """A stream whose bytes stand at `path` once the block ends well, and nowhere if it does not.
 
-    They are first written beside it (or at `temporary_prefix`) under a unique name that ends with
+    They are first written beside it (or in `temporary_folder`) under a unique name that ends with
     TEMPORARY_SUFFIX, which is what a killed process leaves behind.
     """
-    temporary = f"{temporary_prefix or path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    place = join(temporary_folder, os.path.basename(path)) if temporary_folder else path
+    temporary = f"{place}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
     stream = _file_systems().create(temporary, compression_type=_AS_IS)
     try:
         with stream:
@@ -117,10 +118,15 @@ def write_atomically(path: str, temporary_prefix: str | None = None) -> Iterator
         raise
 
 
-def write_text(path: str, text: str) -> None:
+def write_text(path: str, text: str, temporary_folder: str | None = None) -> None:
     """Replaces the file at `path`, whole or not at all."""
-    with write_atomically(path) as stream:
+    with write_atomically(path, temporary_folder) as stream:
         stream.write(text.encode())
+
+
+def delete_temporary(folder: str) -> None:
+    """Sweeps what killed processes have left in a folder."""
+    delete(match(join(folder, "*" + TEMPORARY_SUFFIX)))
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
