@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.records import Annotation, BadRow, ImageRow
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 32_768
 
 CELL, ANNOTATION, PART, LINE = "\x1f", "\x1e", "\x1d", "\n"
 _CODEC = pa.Codec("zstd", 1)
