@@ -5,6 +5,7 @@
 """
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,17 +32,25 @@ def _run(argv: Sequence[str]) -> int:
     logging.getLogger().setLevel(logging.WARNING)
     try:
         if sharding_options.plan_only:
-            for found in preview.preview(sharding_options):
-                print(found.text())
+            for found in preview.preview(sharding_options, beam_options):
+                _say(found.text())
             return 0
         for outcome in job.run(sharding_options, beam_options):
-            print(outcome.text(), flush=True)
-        print(f"report: {_report(sharding_options.output, outcome.summary['split'])}")
+            _say(outcome.text())
+        _say(f"report: {_report(sharding_options.output, outcome.summary['split'])}")
     except (options.OptionsError, run_state.RefusedError) as error:
         return _fail(error, exit_code=2)
     except sharding.ShardError as error:
         return _fail(f"{error}. The same command goes on from here", exit_code=75)
     return _fail(outcome.problem, exit_code=3) if outcome.problem else 0
+
+
+def _say(text: str) -> None:
+    """Prints, unless nobody listens any more: which does not spoil what is written."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(output: str, split: str) -> str:

@@ -62,6 +62,7 @@ setup(
         "eval": TRAIN + REPORT,
         "all": TRAIN + REPORT,
         "test": TRAIN + REPORT + TEST,
-        "gcp": ["apache-beam[gcp]==2.77.0"],  # Dataflow and gs://
+        "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],  # Dataflow and gs://
+        "aws": ["apache-beam[aws]==2.77.0", "s3fs"],  # s3://
     },
 )

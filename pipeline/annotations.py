@@ -44,6 +44,7 @@ class Resolved(NamedTuple):
     negatives: tuple[Negative, ...]  # likewise
     unknown: tuple[str, ...]  # positive labels outside the vocabulary, as said, sorted
     num_conflicts: int  # labels that are claimed both ways
+    num_passed_over: int = 0  # annotations not trusted, too unsure, or negative of what is no class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,42 +68,55 @@ class LabelRules:
 
     def resolve(self, annotations: Iterable[Annotation]) -> Resolved:
         """What `annotations`, of one image, come to."""
-        said, conflicts = self._said(annotations)
+        said, conflicts, num_passed_over = self._said(annotations)
         if self.hierarchy is not None:
             said = _closed(said, self.hierarchy, conflicts)
-        return self._in_vocabulary(said.values(), len(conflicts))
+        return self._in_vocabulary(said.values(), len(conflicts), num_passed_over)
 
-    def _said(self, annotations: Iterable[Annotation]) -> tuple[dict[str, Annotation], set[str]]:
-        """(the word that counts, by label; the labels that are claimed both ways)."""
+    def _said(
+        self, annotations: Iterable[Annotation]
+    ) -> tuple[dict[str, Annotation], set[str], int]:
+        """(the word that counts, by label; labels that are claimed both ways; what is passed)."""
         said: dict[str, Annotation] = {}
         conflicts: set[str] = set()
+        passed_over: set[Annotation] = set()
         least, trusted = self._least, self._trusted
         for annotation in annotations:
             label, confidence, source = annotation
             if 0 < confidence < least or (trusted is not None and source not in trusted):
+                passed_over.add(annotation)
                 continue
             other = said.setdefault(label, annotation)
             if other is not annotation:
                 if (confidence > 0) != (other.confidence > 0):
                     conflicts.add(label)
                 said[label] = min(other, annotation, key=_rank)
-        return said, conflicts
+        return said, conflicts, len(passed_over)
 
-    def _in_vocabulary(self, kept: Iterable[Annotation], num_conflicts: int) -> Resolved:
+    def _in_vocabulary(
+        self, kept: Iterable[Annotation], num_conflicts: int, num_passed_over: int
+    ) -> Resolved:
         positives, negatives, unknown = [], [], []
         class_ids = self._class_ids
         for label, confidence, source in kept:
             class_id = NO_CLASS if class_ids is None else class_ids.get(label)
             if class_id is None:
-                if confidence > 0 and source != HIERARCHY:
+                if source == HIERARCHY:
+                    continue
+                if confidence > 0:
                     unknown.append(label)
+                else:
+                    num_passed_over += 1
             elif confidence > 0:
                 positives.append(Positive(label, class_id, confidence, source))
             else:
                 negatives.append(Negative(label, class_id, source))
         positives.sort(key=_BY_CLASS)
         negatives.sort(key=_BY_CLASS)
-        return Resolved(tuple(positives), tuple(negatives), tuple(sorted(unknown)), num_conflicts)
+        unknown.sort()
+        return Resolved(
+            tuple(positives), tuple(negatives), tuple(unknown), num_conflicts, num_passed_over
+        )
 
     @functools.cached_property
     def _class_ids(self) -> dict[str, int] | None:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 from pipeline import images
 
 BAD_ROW = "bad_row"
-REASONS = (BAD_ROW, *images.REASONS)
+SEVERAL_SPLITS = "several_splits"  # that the split column names for one image
+REASONS = (BAD_ROW, SEVERAL_SPLITS, *images.REASONS)
+DELIMITER = "|"  # between labels, whatever the source has: what a manifest has by default
 # Reasons that lie outside the image: a run that is not complete tries these again when restarted.
-TRANSIENT_REASONS = frozenset({"not_found", "unreadable", "checksum_mismatch"})
+TRANSIENT_REASONS = frozenset({"not_found", "unreadable", "refused_address", "checksum_mismatch"})
 
 _MAX_DETAIL = 500  # characters
 

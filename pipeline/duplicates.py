@@ -18,7 +18,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam import pvalue
 
-from pipeline import metadata, rows, storage
+from pipeline import metadata, publish, rows, storage
 from pipeline.fetch import Fetcher
 from pipeline.images import ImageError
 from pipeline.merging import Chooser, Image, merged, unpacked
@@ -34,11 +34,8 @@ class HeldOut:
     def __init__(self, output: str, splits: Iterable[str]) -> None:
         self._split_of: dict[str, str] = {}  # of a content key, sha256 or checksum
         for split in splits:
-            path = storage.join(output, metadata.contents_file(split))
-            for line in csv.DictReader(io.StringIO(storage.read_text(path), newline="")):
-                for name in Content._fields[1:]:
-                    if line[name]:
-                        self._split_of[line[name]] = split
+            for content in _read_contents(output, split):
+                self._split_of.update((key, split) for key in content[1:] if key)
 
     def __bool__(self) -> bool:
         return bool(self._split_of)
@@ -46,6 +43,24 @@ class HeldOut:
     def split_of(self, key: str) -> str | None:
         """The evaluation split that has such a content key, sha256 or checksum."""
         return self._split_of.get(key)
+
+
+def _read_contents(output: str, split: str) -> list[Content]:
+    """What an evaluation split has left; raises ShardError where that is not whole."""
+    path = storage.join(output, metadata.contents_file(split))
+    marker = publish.read_marker(output, split)
+    try:
+        lines = list(csv.reader(io.StringIO(storage.read_text(path), newline="")))
+        found = [Content(*line) for line in lines[1:]]
+        is_whole = marker is not None and len(found) == marker["num_examples"]
+        if not is_whole or lines[0] != list(Content._fields):
+            raise ValueError(f"{len(found)} contents")
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise ShardError(
+            f"{path}, by which {split!r} is kept out of training, is missing or damaged ({error}): "
+            "delete it and start that split's command again, then this one"
+        ) from error
+    return found
 
 
 class FindKeys(beam.DoFn):
@@ -57,11 +72,8 @@ class FindKeys(beam.DoFn):
     def setup(self) -> None:
         plan = self._plan
         self._fetcher = Fetcher(plan.images, plan.allow_hosts)
-        self._chooser = Chooser(plan.recipe.selection, plan.rules, plan.recipe.min_labels)
-        try:
-            self._held_out = HeldOut(plan.output, dict(plan.recipe.held_out))
-        except (OSError, KeyError) as error:
-            raise ShardError(f"cannot read what is held out: {error}") from error
+        self._chooser = Chooser(plan.recipe.selection, plan.draw_rules, plan.recipe.min_labels)
+        self._held_out = HeldOut(plan.output, dict(plan.recipe.held_out))
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
         _, packs = element
@@ -73,43 +85,51 @@ class FindKeys(beam.DoFn):
                 notice = _notice(Duplicate(image.image_id, "", split), self._plan)
                 yield pvalue.TaggedOutput(_NOTICES, notice)
                 continue
-            row = ImageRow(image.image_id, image.uri, image.annotations, image.place, checksum=key)
             keys.append(key.encode())
-            lines.append(rows.encode(row))
+            lines.append(rows.encode(_with_key(image, key)))
         groups = rows.groups_of(rows.hashes(keys).order, self._plan.recipe.num_shards)
         yield from rows.packs(pa.array(lines, pa.large_binary()), groups)
 
     def _keys(self, images: list[Image]) -> Iterator[tuple[Image, str]]:
         """(image, checksum or content key) of the images that can be read and have labels."""
         reads_files = self._plan.recipe.deduplicate == "content"
-        wanted = [image for image in images if self._is_wanted(image, reads_files)]
-        probed = self._fetcher.probe_all(image.uri for image in wanted if not image.checksum)
+        wanted = [
+            image
+            for image in images
+            if (self._checksum_speaks(image) or (reads_files and image.uri))
+            and self._chooser.takes(image)
+            and self._chooser.has_labels(image)
+        ]
+        probed = self._fetcher.probe_all(
+            image.uri for image in wanted if not self._checksum_speaks(image)
+        )
         for image in wanted:
-            key: str | ImageError = image.checksum or next(probed)
+            key = image.checksum if self._checksum_speaks(image) else next(probed)
             if not isinstance(key, ImageError):  # the writer meets the error again
                 yield image, key
 
-    def _is_wanted(self, image: Image, reads_files: bool) -> bool:
-        has_key = image.checksum or (reads_files and image.uri)
-        return (
-            bool(has_key)
-            and self._chooser.takes(image)
-            and self._chooser.has_labels(image.annotations)
-        )
+    def _checksum_speaks(self, image: Image) -> bool:
+        """Whether the checksum stands for the content: where files are read, it is only checked,
+        unless it is of another file than the one that is read."""
+        plan = self._plan
+        is_trusted = plan.recipe.deduplicate == "checksum" or not plan.verifies_checksums
+        return bool(image.checksum) and is_trusted
 
     def _held_out_in(self, image: Image, key: str) -> str | None:
         """The evaluation split that has this content."""
         if key == image.checksum:
             split = self._held_out.split_of(key)
-            if split is not None or self._plan.recipe.deduplicate == "checksum" or not image.uri:
-                return split
+            if split is not None:
+                return split if _content(self._fetcher, image, self._plan) else None
+            if self._plan.recipe.deduplicate == "checksum" or not image.uri:
+                return None
             try:
                 key = self._fetcher.probe(image.uri)
             except ImageError:
                 return None
         if self._held_out.split_of(key) is None:
             return None
-        sha256 = _sha256(self._fetcher, image.uri)
+        sha256 = _content(self._fetcher, image, self._plan)
         return self._held_out.split_of(sha256) if sha256 else None
 
 
@@ -128,19 +148,27 @@ class FindDuplicates(beam.DoFn):
         _, packs = element
         by_key: dict[str, list[Image]] = {}
         for image in merged(unpacked(packs))[1]:
-            by_key.setdefault(image.checksum, []).append(image)
+            by_key.setdefault(_key(image), []).append(image)
         for key in sorted(by_key):
             if len(by_key[key]) > 1:
                 for same in self._same_content(key, by_key[key]):
                     yield from self._notices(*same)
 
     def _same_content(self, key: str, images: list[Image]) -> Iterator[list[Image]]:
-        """The images in lists of one content, kept one first, where a list has several."""
+        """The images in lists of one content, kept one first, where a list has several.
+
+        What cannot be read, or is not what its checksum says, is left to the writer: nothing may be
+        merged into it.
+        """
+        verifies = self._plan.verifies_checksums
+        fetched = self._fetcher.fetch_all(
+            (image.uri, image.checksum if verifies else "") for image in images
+        )
         by_content: dict[str, list[Image]] = {}
-        for image in images:
-            is_checksum = ":" in key  # it speaks for the whole file
-            content = key if is_checksum else _sha256(self._fetcher, image.uri)
-            if content:
+        for image, data in zip(images, fetched, strict=True):
+            if not isinstance(data, ImageError):
+                speaks = key == image.checksum
+                content = key if speaks else hashlib.sha256(data).hexdigest()
                 by_content.setdefault(content, []).append(image)
         yield from (same for same in by_content.values() if len(same) > 1)
 
@@ -182,9 +210,21 @@ def _shard(image_id: str, plan: Plan) -> int:
     return int(rows.groups_of(hashed.order, plan.recipe.num_shards)[0])
 
 
-def _sha256(fetcher: Fetcher, uri: str) -> str | None:
-    """Hex digest of an image file; None where it cannot be read, which the writer meets again."""
+def _with_key(image: Image, key: str) -> ImageRow:
+    """The image as a row; its key travels where the split would."""
+    return ImageRow(
+        image.image_id, image.uri, image.annotations, image.place, image.checksum, split=key
+    )
+
+
+def _key(image: Image) -> str:
+    return image.split
+
+
+def _content(fetcher: Fetcher, image: Image, plan: Plan) -> str | None:
+    """sha256 of the image file, hex; None where it cannot be read, which the writer meets again."""
     try:
-        return hashlib.sha256(fetcher.fetch(uri)).hexdigest()
+        data = fetcher.fetch(image.uri, image.checksum if plan.verifies_checksums else "")
     except ImageError:
         return None
+    return hashlib.sha256(data).hexdigest()

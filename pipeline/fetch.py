@@ -224,10 +224,10 @@ def _told_as_image_error(path: str) -> Iterator[None]:
 
 def _read_stored(path: str, offset: int, length: int | None) -> bytes:
     """Bytes of a file of Beam's file systems."""
+    if length is not None:
+        return storage.read_part(path, offset, length)
     with storage.open_to_read(path) as stream:
-        if offset:
-            stream.seek(offset)
-        return _read_fully(stream, MAX_FILE_BYTES + 1 if length is None else length)
+        return _read_fully(stream, MAX_FILE_BYTES + 1)
 
 
 def _stored_tail(path: str, length: int) -> tuple[int, bytes]:

@@ -9,8 +9,10 @@ Rows are shuffled, pixels are not: what goes through the grouping is tens of byt
 """
 
 import dataclasses
+import os
+import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import apache_beam as beam
 import pyarrow as pa
@@ -34,7 +36,7 @@ from pipeline import (
 from pipeline.fetch import Fetcher
 from pipeline.merging import unpacked
 from pipeline.options import ShardingOptions
-from pipeline.recipe import Selection
+from pipeline.recipe import FASTEVAL, Selection, is_training
 from pipeline.records import ImageRow
 from pipeline.sharding import Commit, Duplicate, Plan, ShardError, ShardWriter
 from pipeline.sources.source import Part, Source, SourceError
@@ -69,6 +71,8 @@ class Outcome:
             + (f", {found['negatives_per_image']:.2f} verified negatives"
                * bool(found["num_negatives"])),
             "labels unknown": found["num_unknown_labels"] and unknown_labels(found),
+            "passed over": found["num_passed_over"]
+            and f"{found['num_passed_over']:,} annotations that do not count",
             "conflicts": found["num_conflicts"] and f"{found['num_conflicts']:,} labels",
             "left out": found["num_left_out"] and f"{found['num_left_out']:,} with too few labels",
             "duplicates": f"{found['num_duplicates']:,} rows merged into another of the same id, "
@@ -104,7 +108,7 @@ class ReadRows(beam.DoFn):
         try:
             for batch in self._source.batches(part, self._unpacked_dir):
                 hashed = rows.hashes(batch.keys)
-                taken = self._selection.may_take(hashed.split, batch.splits)
+                taken = self._selection.may_take(hashed.split)
                 groups = rows.groups_of(hashed.order[taken], self._num_groups)
                 yield from rows.packs(batch.lines.filter(pa.array(taken)), groups)
         except (SourceError, OSError) as error:
@@ -185,7 +189,10 @@ def run(options: ShardingOptions, beam_options: PipelineOptions) -> Iterator[Out
     Raises OptionsError or RefusedError where it must not start, ShardError where it cannot go on.
     """
     inputs = planning.read_inputs(options)
-    found = _survey(inputs, beam_options) if inputs.needs_survey else None
+    run_state.check_writable(options.output)
+    found = None
+    if inputs.vocabulary is None or inputs.splits_need_survey:
+        found = conduct_survey(inputs, beam_options)
     all_in_shards = True
     for split_run in planning.plan_runs(inputs, found):
         outcome = _write_split(split_run.plan(), inputs, beam_options)
@@ -194,10 +201,11 @@ def run(options: ShardingOptions, beam_options: PipelineOptions) -> Iterator[Out
         if outcome.problem:
             break  # training would not be kept apart from it
     if all_in_shards:  # else dead letters may point there
-        storage.delete(storage.match(storage.join(inputs.unpacked_dir, "*")))
+        storage.delete_folder(inputs.unpacked_dir)
 
 
-def _survey(inputs: planning.Inputs, beam_options: PipelineOptions) -> survey.Survey:
+def conduct_survey(inputs: planning.Inputs, beam_options: PipelineOptions) -> survey.Survey:
+    """What a survey of the rows finds, or has found earlier; raises ShardError."""
     found = survey.read(inputs.survey_path)
     if found is None:
         storage.delete(storage.match(f"{inputs.survey_path}.*{storage.TEMPORARY_SUFFIX}"))
@@ -228,24 +236,54 @@ def _write_split(
             build(pipeline, inputs, run, limits)
             with progress.shown(progress.of_shards(run)):
                 _execute(pipeline, run.plan)
-        summary = publish.read_summary(options.output, split)
+        try:
+            summary = publish.read_summary(options.output, split)
+        except FileNotFoundError as error:
+            raise ShardError(
+                f"the workers have written nothing into --output={options.output}: they must reach "
+                f"it by this very path ({error})"
+            ) from error
     return Outcome(
         state,
         summary,
         publish.problem(summary, limits),
-        run.warnings,
+        (*run.warnings, *_warnings(options, summary)),
         storage.join(options.output, metadata.dead_letters_file(split)),
     )
 
 
+def _warnings(options: ShardingOptions, summary: dict[str, Any]) -> Iterator[str]:
+    """What to be told of besides the numbers."""
+    if summary["num_other_files"]:
+        yield (
+            f"{summary['num_other_files']:,} files have the id of another, and are not read: are "
+            "the ids unique? (--id_column)"
+        )
+    unlabelled = summary["labels_per_image_histogram"].get("0", 0)
+    if unlabelled and not is_training(summary["split"]):
+        yield f"{unlabelled:,} images have no label of the class list"
+    num_drawn = options.splits.fasteval or 0
+    if summary["split"] == FASTEVAL and summary["num_examples"] < num_drawn:
+        yield f"{num_drawn:,} images were drawn, and {summary['num_examples']:,} are written"
+
+
 def _execute(pipeline: beam.Pipeline, plan: Plan | None = None) -> None:
-    try:
-        with local_runner.ended_by_dead_worker():
-            pipeline.run().wait_until_finish()
-    except local_runner.WorkerDiedError as error:
+    def described(death: str) -> str:
         shards = sharding.being_written(plan) if plan else []
         place = f" while {' and '.join(shards)} were being written" if shards else ""
-        raise ShardError(f"a worker process died{place}: {error}") from error
+        return f"a worker process died{place}: {death}"
+
+    def give_up(death: str) -> NoReturn:
+        print(
+            f"{described(death)}. The same command goes on from here", file=sys.stderr, flush=True
+        )
+        os._exit(75)  # nothing else ends Beam's waiting; workers end with this process
+
+    try:
+        with local_runner.ended_by_dead_worker(give_up):
+            local_runner.run(pipeline)
+    except local_runner.WorkerDiedError as error:
+        raise ShardError(described(str(error))) from error
     except RuntimeError as error:
         ours = _as_raised(error)
         if ours is None:

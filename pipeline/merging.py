@@ -23,7 +23,8 @@ class Image(NamedTuple):
     place: str  # of one of its rows
     num_rows: int
     split_hash: int  # uint64
-    split: str  # of the split column
+    split: str  # of the split column; where rows name several, all of them with commas between
+    other_uris: tuple[str, ...]  # of rows of the same id, which are not read
 
 
 def unpacked(packs: Iterable[bytes]) -> Iterable[ImageRow | BadRow]:
@@ -56,8 +57,8 @@ def merged(found: Iterable[ImageRow | BadRow]) -> tuple[list[BadRow], list[Image
 def _image(group: list[ImageRow], order_hash: int, split_hash: int) -> Image:
     first = group[0]
     if len(group) > 1:
-        # uri and what belongs to the file come from one row, where one row has it all
-        first = min(group, key=lambda row: (not row.uri, row.uri, row.place))
+        # The URI and what belongs to the file come from one row, where one row has it all.
+        first = min(group, key=lambda row: (not row.uri, row.uri, not row.checksum, *row[4:]))
     return Image(
         order_hash,
         first.image_id,
@@ -68,7 +69,8 @@ def _image(group: list[ImageRow], order_hash: int, split_hash: int) -> Image:
         first.place,
         len(group),
         split_hash,
-        max(row.split for row in group),
+        ",".join(sorted({row.split for row in group if row.split})),
+        tuple(sorted({row.uri for row in group if row.uri} - {first.uri})),
     )
 
 
@@ -76,26 +78,24 @@ class Chooser:
     """Decides, once all rows of an image are known, whether a split takes it."""
 
     def __init__(self, selection: Selection, rules: LabelRules, min_labels: int) -> None:
+        """`rules`: with the class list that is given; without one where it is built."""
         self._selection = selection
+        self._rules = rules
         self._said = dataclasses.replace(rules, classes=None, hierarchy=None)
         self._min_labels = min_labels
 
     def takes(self, image: Image) -> bool:
         """Whether the image falls into the split."""
-        is_candidate = image.split_hash < self._selection.drawn_end
-        return self._selection.takes(
-            image.split_hash, is_candidate and self.is_eligible(image.annotations)
-        )
+        is_drawn = image.split_hash < self._selection.drawn_end and self.is_eligible(image)
+        return self._selection.takes(is_drawn, image.split)
 
-    def is_eligible(self, annotations: tuple[Annotation, ...]) -> bool:
-        """Whether an image may be drawn: it has a positive, and annotations enough."""
-        found = self._said.resolve(annotations)
-        num_annotations = len(found.positives) + len(found.negatives)
-        return bool(found.positives) and num_annotations >= self._min_labels
+    def is_eligible(self, image: Image) -> bool:
+        """Whether an image may be drawn: it has a positive label, and annotations enough."""
+        return bool(self._rules.resolve(image.annotations).positives) and self.has_labels(image)
 
-    def has_labels(self, annotations: tuple[Annotation, ...]) -> bool:
+    def has_labels(self, image: Image) -> bool:
         """Whether an image has annotations enough to be kept."""
         if not self._min_labels:
             return True
-        found = self._said.resolve(annotations)
+        found = self._said.resolve(image.annotations)
         return len(found.positives) + len(found.negatives) >= self._min_labels

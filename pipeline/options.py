@@ -22,6 +22,23 @@ if TYPE_CHECKING:
 
 DEFAULT_RUNNER = "FnApiRunner"
 DEDUPLICATE = ("content", "checksum", "off")
+_DEFAULTS = {"label_delimiter": "|", "jpeg_quality": 90}
+_IN_COLUMNS = ("manifest", "tfds", "webdataset", "tfrecord")
+_FLAGS_OF_SOURCES = {  # the flags that not every source knows
+    "labels": sources.WITH_LABEL_FILES,
+    "image_info": ("open_images",),
+    "source_split": ("tfds", "tfrecord"),
+    "long_form": ("manifest",),
+    "image_column": _IN_COLUMNS,
+    "labels_column": _IN_COLUMNS,
+    "id_column": _IN_COLUMNS,
+    "confidence_column": _IN_COLUMNS,
+    "label_source_column": _IN_COLUMNS,
+    "checksum_column": ("manifest", "webdataset"),
+    "rotation_column": ("manifest", "webdataset"),
+    "split_column": (*_IN_COLUMNS, "open_images"),
+    "label_delimiter": _IN_COLUMNS,
+}
 _GOOGLE_CLOUD = "pip install 'apache-beam[gcp]'"
 _EXAMPLE = """\
 examples:
@@ -140,7 +157,8 @@ def _add_columns(group: Any) -> None:
     add("--checksum_column", help="md5 or sha256 of the image file, hex or base64; verified")
     add("--rotation_column", help="degrees counter-clockwise that make the image upright")
     add("--split_column", help="the split, instead of --split; of tfds and our own shards: split")
-    add("--label_delimiter", default="|", help="what stands between labels in a cell (|)")
+    add("--label_delimiter", default=_DEFAULTS["label_delimiter"],
+        help="what stands between labels in a cell (|)")
     add("--long_form", action="store_true", help="manifest: a row is one label of an image")
 
 
@@ -167,7 +185,8 @@ def _add_images(group: Any) -> None:
     add("--crop", type=int, help="and cut the centre out: a square of these pixels")
     add("--upscale", action="store_true", help="enlarge what is smaller, too")
     add("--untouched", action="store_true", help="keep the bytes of JPEG and PNG files")
-    add("--jpeg_quality", type=int, default=90, help="of images that are encoded again (90)")
+    add("--jpeg_quality", type=int, default=_DEFAULTS["jpeg_quality"],
+        help="of images that are encoded again (90)")
     add("--deduplicate", choices=DEDUPLICATE, default="content", help="merge images of the same "
         "content, and keep those of evaluation splits out of training: by the files, by the "
         "checksums that the source brings, or not at all (content)")
@@ -200,7 +219,9 @@ def _shares(text: str) -> tuple[tuple[str, float], ...]:
     try:
         return tuple((name, float(share)) for name, _, share in pairs)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"NAME=SHARE,...  Received: {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"each split needs its share, as in train=0.98,eval=0.02. Received: {text!r}"
+        ) from None
 
 
 _Group = TypeVar("_Group")
@@ -229,7 +250,7 @@ def parse(argv: Sequence[str]) -> tuple[ShardingOptions, "PipelineOptions"]:
         flags["images"] = "."
     if flags["min_labels"] is None:
         flags["min_labels"] = 1 if flags["source"] == "open_images" else 0
-    _check_values(flags)
+    _check_values(flags, argv)
     splits = SplitOptions(
         flags["split"], flags["splits"], flags["split_column"] is not None, flags["fasteval"]
     )
@@ -246,17 +267,25 @@ def parse(argv: Sequence[str]) -> tuple[ShardingOptions, "PipelineOptions"]:
     )  # fmt: skip
     _check_splits(options)
     beam_options = _beam_options(_with_workers(rest, flags["workers"]))
+    storage.configure(beam_options)
+    if _is_elsewhere(beam_options):
+        options = _with_absolute_paths(options)
     _check_places(options)
     return options, beam_options
 
 
-def _check_values(flags: dict[str, Any]) -> None:
+def _is_given(flag: str, argv: Sequence[str]) -> bool:
+    return any(argument.split("=", 1)[0] == f"--{flag}" for argument in argv)
+
+
+def _check_values(flags: dict[str, Any], argv: Sequence[str]) -> None:
     def check(is_right: bool, flag: str, rule: str) -> None:
         if not is_right:
             raise OptionsError(f"--{flag} must be {rule}. Received: {flags[flag]!r}")
 
     for flag, value in flags.items():
-        check(value != "", flag, "given a value")
+        is_given = value != "" and not (value == () and _is_given(flag, argv))
+        check(is_given, flag, "given a value")
     for flag in ("shorter_side", "crop", "min_class_count", "max_classes", "fasteval", "workers"):
         check(flags[flag] is None or flags[flag] >= 1, flag, "at least 1")
     check(not set("*?[") & set(flags["output"]), "output", "a folder without * ? or [ in its name")
@@ -269,25 +298,24 @@ def _check_values(flags: dict[str, Any]) -> None:
     for one, other in (
         ("shorter_side", "crop"), ("shorter_side", "untouched"), ("crop", "untouched"),
         ("upscale", "untouched"), ("classes", "max_classes"), ("classes", "min_class_count"),
-        ("classes", "class_names"),
+        ("classes", "class_names"), ("plan_only", "overwrite"),
     ):  # fmt: skip
         if flags[one] and flags[other]:
             raise OptionsError(f"--{one} and --{other} exclude each other: give one of them")
+    if flags["upscale"] and not (flags["shorter_side"] or flags["crop"]):
+        raise OptionsError("--upscale needs a size: --shorter_side or --crop")
+    if flags["untouched"] and flags["jpeg_quality"] != _DEFAULTS["jpeg_quality"]:
+        raise OptionsError("--untouched and --jpeg_quality exclude each other: give one of them")
     source = flags["source"]
     if source in sources.WITH_LABEL_FILES and not flags["labels"]:
         raise OptionsError(f"--source={source} needs --labels: its label files")
     if not flags["images"]:
         raise OptionsError(f"--source={source} needs --images: where the images are")
-    for flag, names in (
-        ("labels", sources.WITH_LABEL_FILES),
-        ("image_info", ("open_images",)),
-        ("source_split", ("tfds", "tfrecord")),
-        ("long_form", ("manifest",)),
-        ("checksum_column", ("manifest", "webdataset")),
-        ("rotation_column", ("manifest", "webdataset")),
-    ):
-        if flags[flag] and source not in names:
+    for flag, names in _FLAGS_OF_SOURCES.items():
+        if flags[flag] not in (None, False, _DEFAULTS.get(flag)) and source not in names:
             raise OptionsError(f"--{flag} is for --source={' or '.join(names)} alone")
+    for host in flags["allow_hosts"]:
+        check(re.fullmatch(r".+:\d+", host) is not None, "allow_hosts", "HOST:PORT")
 
 
 def _check_splits(options: ShardingOptions) -> None:
@@ -367,6 +395,32 @@ def _beam_options(flags: list[str]) -> "PipelineOptions":
     if problems:
         raise OptionsError(f"--runner={standard.runner}: {' '.join(problems)}")
     return options
+
+
+def _is_elsewhere(options: "PipelineOptions") -> bool:
+    """Whether workers may have been started in another folder than this command."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return options.view_as(StandardOptions).runner != DEFAULT_RUNNER
+
+
+def _with_absolute_paths(options: ShardingOptions) -> ShardingOptions:
+    def absolute(patterns: str | None) -> str | None:
+        """Each of the patterns that is a path of this machine, and no name of a dataset."""
+        return patterns and ",".join(
+            os.path.abspath(path) if storage.is_local(path) and storage.match(path) else path
+            for path in patterns.split(",")
+        )
+
+    source = dataclasses.replace(
+        options.source,
+        images=absolute(options.source.images) or "",
+        labels=absolute(options.source.labels),
+        image_info=absolute(options.source.image_info),
+    )
+    is_local = storage.is_local(options.output)
+    output = os.path.abspath(options.output) if is_local else options.output
+    return dataclasses.replace(options, source=source, output=output)
 
 
 def _beam_parser() -> argparse.ArgumentParser:

@@ -51,9 +51,17 @@ class Inputs:
         return storage.join(options.output, "commits", name)
 
     @property
-    def needs_survey(self) -> bool:
+    def rows_are_images(self) -> bool:
+        """Whether an image has one row; a second one is a duplicate."""
+        source = self.options.source
+        return not source.long_form and source.source != "open_images"
+
+    @property
+    def splits_need_survey(self) -> bool:
+        """Whether it takes a survey to know what the splits will be, and how many shards."""
         splits = self.options.splits
-        return self.vocabulary is None or splits.by_column or bool(splits.fasteval)
+        is_counted = self.rows_are_images or self.options.num_shards is not None
+        return splits.by_column or bool(splits.fasteval) or not is_counted
 
     def rules(self, vocabulary: Vocabulary | None) -> LabelRules:
         chosen = self.options.labels
@@ -71,7 +79,7 @@ class Inputs:
         if splits.name:
             selections[splits.name] = Selection()
         return Question(
-            self.rules(None),
+            self.rules(self.vocabulary),
             self.options.labels.min_labels,
             tuple(selections.items()),
             splits.fasteval or 0,
@@ -136,13 +144,15 @@ def _begun_splits(output: str) -> set[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _SplitPlan:
+class PlannedSplit:
+    """What falls into a split."""
+
     selection: Selection
-    num_images: int  # a close estimate
+    num_shards: int
 
 
-def _split_plans(inputs: Inputs, survey: Survey | None) -> dict[str, _SplitPlan]:
-    """The splits, in the order in which they are written."""
+def plan_splits(inputs: Inputs, survey: Survey | None) -> dict[str, PlannedSplit]:
+    """The splits by name, in the order in which they are written; raises OptionsError."""
     splits = inputs.options.splits
     drawn_end = 0
     if survey is not None and splits.fasteval:
@@ -150,7 +160,7 @@ def _split_plans(inputs: Inputs, survey: Survey | None) -> dict[str, _SplitPlan]
         drawn_end = survey.drawn_end
     if splits.by_column:
         assert survey is not None
-        selections = _by_column(survey, inputs.options.source.split_column or "")
+        selections = _by_column(survey, inputs)
     else:
         selections = dict(inputs.question().selections)
     found = {}
@@ -158,46 +168,73 @@ def _split_plans(inputs: Inputs, survey: Survey | None) -> dict[str, _SplitPlan]
         num_images = round(inputs.inventory.num_images * selection.share)
         if survey is not None:
             num_images = survey.images_left()[name]
-        found[name] = _SplitPlan(
-            dataclasses.replace(selection, drawn_end=drawn_end), max(1, num_images)
-        )
+        num_shards = inputs.options.num_shards or _default_num_shards(num_images)
+        drawn_apart = dataclasses.replace(selection, drawn_end=drawn_end)
+        found[name] = PlannedSplit(drawn_apart, num_shards)
     if splits.fasteval:
         drawn = Selection(drawn_end=drawn_end, is_drawn=True)
-        found[FASTEVAL] = _SplitPlan(drawn, splits.fasteval)
+        num_shards = inputs.options.num_shards or _default_num_shards(splits.fasteval)
+        found[FASTEVAL] = PlannedSplit(drawn, num_shards)
     return dict(sorted(found.items(), key=lambda item: (is_training(item[0]), item[0])))
 
 
-def _by_column(survey: Survey, column: str) -> dict[str, Selection]:
-    names = sorted(survey.num_images)
-    without = survey.num_images.get("", 0)
+def _by_column(survey: Survey, inputs: Inputs) -> dict[str, Selection]:
+    flag = f"--split_column={inputs.options.source.split_column}"
+    without = survey.num_images[""]
     if without:
-        raise OptionsError(f"--split_column={column}: {without:,} images have no split there")
+        raise OptionsError(f"{flag}: {without:,} images have no split there")
+    # Images whose rows name several become dead letters of the first split.
+    names = sorted(name for name in survey.num_images if name and "," not in name)
+    if not names:
+        found = _what_was_found(survey, inputs.inventory)
+        raise OptionsError(f"{flag}: no image has a split there: {found}")
     for name in names:
-        check_split_name(name, f"--split_column={column}: a split")
-    return {
-        name: Selection(cell=name, takes_bad_rows=index == 0) for index, name in enumerate(names)
-    }
+        check_split_name(name, f"{flag}: a split")
+    if inputs.options.splits.fasteval and FASTEVAL in names:
+        raise OptionsError(f"{flag} has a split {FASTEVAL!r} of its own: leave out --fasteval")
+    return {name: Selection(cell=name, takes_strays=index == 0) for index, name in enumerate(names)}
+
+
+def _what_was_found(survey: Survey, inventory: Inventory) -> str:
+    """For a message that there is nothing to work with."""
+    found = f"{survey.num_images.total():,} images were found"
+    if survey.bad_row is None:
+        return found
+    detail, place = survey.bad_row
+    file, _, number = place.partition(":")
+    where = f"{inventory.files[int(file)]}:{number}"
+    return f"{found}, and {survey.num_bad_rows:,} rows that cannot be read, as {where}: {detail}"
 
 
 def plan_runs(inputs: Inputs, survey: Survey | None) -> list["SplitRun"]:
     """What is to be written, split by split; raises OptionsError."""
+    splits = plan_splits(inputs, survey)
     vocabulary = inputs.vocabulary
     if vocabulary is None:
         assert survey is not None
-        chosen = inputs.options.labels
-        try:
-            vocabulary = labels.build(
-                survey.training_counts() or survey.class_counts,
-                chosen.min_class_count or 1,
-                chosen.max_classes,
-                inputs.class_names,
-            )
-        except LabelError as error:
-            raise OptionsError(str(error)) from error
+        vocabulary = _built_vocabulary(inputs, survey)
     return [
-        SplitRun(inputs, vocabulary, name, split.selection, split.num_images)
-        for name, split in _split_plans(inputs, survey).items()
+        SplitRun(inputs, vocabulary, name, split.selection, split.num_shards)
+        for name, split in splits.items()
     ]
+
+
+def _built_vocabulary(inputs: Inputs, survey: Survey) -> Vocabulary:
+    """The class list that the labels make."""
+    counts = survey.label_counts()
+    if not counts:
+        raise OptionsError(
+            "there is no positive label to make a class list of: "
+            f"{_what_was_found(survey, inputs.inventory)}. Are --labels_column, --min_confidence, "
+            "--trusted_sources and --min_labels the right ones?"
+        )
+    chosen = inputs.options.labels
+    try:
+        return labels.build(
+            counts, chosen.min_class_count or 1, chosen.max_classes, inputs.class_names
+        )
+    except LabelError as error:
+        raise OptionsError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,11 +245,7 @@ class SplitRun:
     vocabulary: Vocabulary
     split: str
     selection: Selection
-    num_images: int  # a close estimate
-
-    @property
-    def num_shards(self) -> int:
-        return self.inputs.options.num_shards or default_num_shards(self.num_images)
+    num_shards: int
 
     def plan(self) -> Run:
         """The run, by what stands in the folder now."""
@@ -244,13 +277,11 @@ class SplitRun:
             images=options.source.images,
             allow_hosts=options.allow_hosts,
             files=inputs.inventory.files,
-            label_delimiter=options.source.label_delimiter,
             verifies_checksums=options.source.source != "open_images",
-            counts_duplicates=not (
-                options.source.long_form or options.source.source == "open_images"
-            ),
+            counts_duplicates=inputs.rows_are_images,
             fingerprint=_digest([identity, recipe.to_dict()]),
             rules=inputs.rules(self.vocabulary),
+            draw_rules=inputs.rules(inputs.vocabulary),
             recipe=recipe,
         )
         return Run(plan, self.vocabulary, identity, warnings)
@@ -261,19 +292,33 @@ class SplitRun:
         A run that has begun keeps to those that it began with.
         """
         options = self.inputs.options
-        if not is_training(self.split) or options.deduplicate == "off":
+        if options.deduplicate == "off":
             return {}, ()
-        there = {
-            marker["split"]: marker["fingerprint"]
-            for marker in publish.markers(options.output)
-            if not is_training(marker["split"])
-        }
+        there = {m["split"]: m["fingerprint"] for m in publish.markers(options.output)}
+        training = sorted(filter(is_training, there))
+        if not is_training(self.split):
+            warning = (
+                f"{' and '.join(map(repr, training))} was written before {self.split!r}: images "
+                "that they share are still in it. --overwrite writes it anew without them"
+            )
+            return {}, (warning,) * bool(training)
+        there = {split: there[split] for split in there if split not in training}
+        unfinished = sorted(
+            split for split in _begun_splits(options.output) - set(there) if not is_training(split)
+        )
         record = storage.read_json(
             storage.join(commits_folder(options.output, self.split), "run.json")
         )
-        recipe = (record or {}).get("recipe")
+        begun = record or publish.read_marker(options.output, self.split) or {}
+        recipe = begun.get("recipe")
         begun_with = recipe.get("held_out") if isinstance(recipe, dict) else None
         if options.overwrite or not isinstance(begun_with, dict):
+            if unfinished:
+                raise OptionsError(
+                    f"the evaluation split {unfinished[0]!r} of {options.output} is not complete: "
+                    "its images cannot be kept out of training. Finish it first (or take its "
+                    f"commits/{unfinished[0]} away), or give --deduplicate=off"
+                )
             return there, ()
         later = sorted(name for name in there if there[name] != begun_with.get(name))
         if not later:
@@ -290,9 +335,9 @@ def _normalized(folder: str) -> str:
     return os.path.normpath(folder) if storage.is_local(folder) else folder.rstrip("/")
 
 
-def default_num_shards(num_images: int) -> int:
+def _default_num_shards(num_images: int) -> int:
     """Enough that workers share them evenly, few enough that each is worth opening."""
-    return max(min(_MIN_SHARDS, num_images), -(-num_images // _ROWS_PER_SHARD))
+    return max(1, min(_MIN_SHARDS, num_images), -(-num_images // _ROWS_PER_SHARD))
 
 
 def _digest(value: Any) -> str:

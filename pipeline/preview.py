@@ -2,9 +2,9 @@
 
 Reads every row, as the job does, in this process, and keeps no row but a sample of 32, whose images
 are prepared to estimate bytes. So it needs the same memory for a thousand rows and for a billion.
+Only a drawn split, splits in a column, and images of several rows take a survey before, as the job.
 """
 
-import collections
 import dataclasses
 import heapq
 import tempfile
@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import planning, rows, schema
+from pipeline import job, planning, rows, schema
 from pipeline.fetch import Fetcher
 from pipeline.images import ImageError, prepare
 from pipeline.options import ShardingOptions
@@ -57,18 +58,20 @@ class Preview:
         return "\n".join(lines)
 
 
-def preview(options: ShardingOptions) -> Iterator[Preview]:
-    """What each split would be; raises OptionsError."""
-    inputs = planning.read_inputs(options)
-    with tempfile.TemporaryDirectory() as unpacked_dir:
-        for split, selection, num_images in _splits(inputs, unpacked_dir):
-            num_shards = options.num_shards or planning.default_num_shards(num_images)
-            found = Preview(split, np.zeros(num_shards, np.int64))
+def preview(options: ShardingOptions, beam_options: PipelineOptions) -> Iterator[Preview]:
+    """What each split would be; raises OptionsError, and ShardError where a survey fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = planning.read_inputs(dataclasses.replace(options, output=folder))
+        found_by_survey = None
+        if inputs.splits_need_survey:
+            found_by_survey = job.conduct_survey(inputs, beam_options)
+        for name, split in planning.plan_splits(inputs, found_by_survey).items():
+            found = Preview(name, np.zeros(split.num_shards, np.int64))
             sample: list[tuple[int, bytes]] = []
-            for batch in _batches(inputs, unpacked_dir):
-                hashed, lines = _selected(batch, selection)
-                groups = rows.groups_of(hashed, num_shards)
-                found.rows_by_shard += np.bincount(groups, minlength=num_shards)
+            for batch in _batches(inputs, folder):
+                hashed, lines = _selected(batch, split.selection)
+                groups = rows.groups_of(hashed, split.num_shards)
+                found.rows_by_shard += np.bincount(groups, minlength=split.num_shards)
                 sample = _sampled(sample, hashed, lines)
             _weigh(found, options, (rows.decode(line.decode()) for _, line in sample))
             yield found
@@ -79,24 +82,12 @@ def _batches(inputs: planning.Inputs, unpacked_dir: str) -> Iterator[rows.Batch]
         yield from inputs.source.batches(part, unpacked_dir)
 
 
-def _splits(inputs: planning.Inputs, unpacked_dir: str) -> list[tuple[str, Selection, int]]:
-    """(name, selection, number of images) of the splits; nothing is drawn for a preview."""
-    if not inputs.options.splits.by_column:
-        num_images = inputs.inventory.num_images
-        return [
-            (name, selection, round(num_images * selection.share))
-            for name, selection in inputs.question().selections
-        ]
-    counts: collections.Counter[str] = collections.Counter()
-    for batch in _batches(inputs, unpacked_dir):
-        counts.update(batch.splits or {"": len(batch.keys)})
-    return [(name, Selection(cell=name), count) for name, count in sorted(counts.items())]
-
-
 def _selected(batch: rows.Batch, selection: Selection) -> tuple[np.ndarray, pa.LargeBinaryArray]:
     """(order hashes, lines) of the rows that a split may take."""
     hashed = rows.hashes(batch.keys)
-    taken = selection.may_take(hashed.split, batch.splits)
+    taken = selection.may_take(hashed.split)
+    if selection.cell is not None:
+        taken &= np.array([cell == selection.cell for cell in batch.splits or ()], bool)
     return hashed.order[taken], batch.lines.filter(pa.array(taken))
 
 

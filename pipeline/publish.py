@@ -4,22 +4,18 @@ The marker comes last: a folder without it has no such split. It comes off first
 is withdrawn to be written anew.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 import apache_beam as beam
 import numpy as np
 
 from pipeline import metadata, storage
-from pipeline.dead_letter import DeadLetter
 from pipeline.labels import Vocabulary, class_counts_to_tsv
-from pipeline.recipe import is_training
 from pipeline.sharding import (
-    Commit,
-    Content,
-    Duplicate,
     Plan,
     ShardError,
     commit_path,
@@ -28,6 +24,7 @@ from pipeline.sharding import (
     shards_pattern,
 )
 from pipeline.statistics import SplitStatistics, failure_rate, leading_reasons, unknown_labels
+from pipeline.tables import tables
 
 
 def summary_path(output: str, split: str) -> str:
@@ -91,25 +88,7 @@ class Publish(beam.DoFn):
     def _publish(self, statistics: SplitStatistics) -> None:
         output, split = self._plan.output, self._plan.recipe.split
         summary = statistics.to_dict(self._plan)
-        self._write_table(
-            metadata.dead_letters_file(split),
-            DeadLetter._fields,
-            statistics.shards_with_dead_letters,
-            lambda commit: commit.dead_letters,
-        )
-        self._write_table(
-            metadata.duplicates_file(split),
-            Duplicate._fields,
-            statistics.shards_with_duplicates,
-            lambda commit: commit.duplicates,
-        )
-        if not is_training(split):
-            self._write_table(
-                metadata.contents_file(split),
-                Content._fields,
-                list(statistics.shard_lengths),
-                lambda commit: commit.contents,
-            )
+        self._write_tables(statistics.shards_with_lines)
         folder = commits_folder(output, split)
         counts = np.zeros(len(self._vocabulary), np.int64)
         for class_id, count in statistics.class_counts.items():
@@ -129,24 +108,28 @@ class Publish(beam.DoFn):
             storage.write_text(storage.join(output, metadata.completed_file(split)), text, folder)
             write_tfds_metadata(output, self._vocabulary, folder)
 
-    def _write_table(
-        self,
-        name: str,
-        header: Sequence[str],
-        shards: list[int],
-        lines: Callable[[Commit], Iterable[tuple[Any, ...]]],
-    ) -> None:
-        """Writes a CSV file with lines from the commits of these shards."""
+    def _write_tables(self, shards: list[int]) -> None:
+        """Writes the lists beside the shards, with lines from the commits of these."""
         output, recipe = self._plan.output, self._plan.recipe
         folder = commits_folder(output, recipe.split)
-        with storage.write_atomically(storage.join(output, name), folder) as stream:
-            stream.write(storage.csv_lines([header]))
+        with contextlib.ExitStack() as stack:
+            streams = {
+                table: stack.enter_context(
+                    storage.write_atomically(
+                        storage.join(output, table.file_of(recipe.split)), folder
+                    )
+                )
+                for table in tables(recipe.split)
+            }
+            for table, stream in streams.items():
+                stream.write(table.header)
             for shard in sorted(shards):
-                found = commit_path(output, recipe.split, shard, recipe.num_shards)
-                commit = read_commit(found)
+                path = commit_path(output, recipe.split, shard, recipe.num_shards)
+                commit = read_commit(path)
                 if commit is None:
-                    raise ShardError(f"{found} is damaged: start the same command again")
-                stream.write(storage.csv_lines(lines(commit)))
+                    raise ShardError(f"{path} is damaged: start the same command again")
+                for table, stream in streams.items():
+                    stream.write(table.lines(commit))
 
 
 def write_tfds_metadata(

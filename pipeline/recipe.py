@@ -31,7 +31,7 @@ class Selection:
     lowest: int = 0  # of the split hash, which is below 2^64
     end: int = _HASHES
     cell: str | None = None  # of the split column
-    takes_bad_rows: bool = True  # rows that cannot be read, whose split column says nothing
+    takes_strays: bool = True  # what has no cell of its own: bad rows, images with several
     drawn_end: int = 0  # eligible images with a split hash below are drawn for evaluation
     is_drawn: bool = False  # takes what is drawn, and nothing else
 
@@ -40,11 +40,8 @@ class Selection:
         """Of all images, those in the range of the hash."""
         return (self.end - self.lowest) / _HASHES
 
-    def may_take(self, hashes: np.ndarray, cells: list[str] | None) -> np.ndarray:
-        """bool [n]: False for rows that the split cannot take, whatever other rows say.
-
-        `hashes` are uint64 [n]; `cells` are those of the split column.
-        """
+    def may_take(self, hashes: np.ndarray) -> np.ndarray:
+        """bool [n]: False where the split takes no image of such a split hash (uint64 [n])."""
         if self.is_drawn:
             return hashes < np.uint64(self.drawn_end)
         taken = np.ones(len(hashes), bool)
@@ -52,14 +49,14 @@ class Selection:
             taken &= hashes >= np.uint64(self.lowest)
         if self.end < _HASHES:
             taken &= hashes < np.uint64(self.end)
-        if self.cell is not None:
-            wanted = {self.cell, ""} if self.takes_bad_rows else {self.cell}
-            taken &= np.array([cell in wanted for cell in cells or [""] * len(hashes)], bool)
         return taken
 
-    def takes(self, split_hash: int, is_eligible: bool) -> bool:
-        """Whether the split takes an image that it may take; `is_eligible`: to be drawn."""
-        return (split_hash < self.drawn_end and is_eligible) == self.is_drawn
+    def takes(self, is_drawn: bool, cell: str) -> bool:
+        """Whether the split takes an image that it may take, now that all its rows are known."""
+        if self.is_drawn or is_drawn:
+            return self.is_drawn and is_drawn
+        is_stray = not cell or "," in cell
+        return self.cell is None or cell == self.cell or (is_stray and self.takes_strays)
 
 
 def shares(names_and_shares: tuple[tuple[str, float], ...]) -> dict[str, Selection]:

@@ -16,12 +16,22 @@ from typing import Any
 from pipeline import metadata, publish, storage
 from pipeline.labels import LabelError, Vocabulary
 from pipeline.planning import Run
-from pipeline.recipe import is_training
 from pipeline.sharding import Plan, commits_folder, commits_pattern, shards_pattern
+from pipeline.tables import tables
 
 
 class RefusedError(ValueError):
     """The folder holds what this run must not touch; says what, and what to do."""
+
+
+def check_writable(output: str) -> None:
+    """Raises RefusedError where nothing can be written below the output folder."""
+    path = storage.join(output, "commits", ".writable")
+    try:
+        storage.write_text(path, "")
+        storage.delete([path])
+    except OSError as error:
+        raise RefusedError(f"--output={output} cannot be written: {error}") from error
 
 
 class State(enum.Enum):
@@ -57,7 +67,8 @@ def _prepare(run: Run, folder: str, overwrite: bool) -> State:
     if overwrite:
         _check_classes(run, overwrite)
         publish.withdraw(plan.output, split)
-    found = _read_record(record_path)
+    own = _read_record(record_path)
+    found = own or publish.read_marker(plan.output, split)
     record = {
         "fingerprint": plan.fingerprint,
         "inputs": run.inputs,
@@ -65,14 +76,17 @@ def _prepare(run: Run, folder: str, overwrite: bool) -> State:
     }
     _check_same_run(plan, found, record)
     _check_classes(run, overwrite)
-    if found and _is_complete(plan):
-        return State.COMPLETED
-    publish.withdraw_marker(plan.output, split)
-    storage.delete_temporary(folder)
+    is_complete = found is not None and _is_complete(plan)
+    if not is_complete:
+        publish.withdraw_marker(plan.output, split)
+        storage.delete_temporary(folder)
     classes_path = storage.join(plan.output, metadata.CLASSES_FILE)
     if not storage.exists(classes_path) or not _is_class_list(classes_path, run.vocabulary):
         storage.write_text(classes_path, run.vocabulary.to_tsv(), folder)
-    storage.write_text(record_path, json.dumps(record, indent=1) + "\n")
+    if not (is_complete and own):
+        storage.write_text(record_path, json.dumps(record, indent=1) + "\n")
+    if is_complete:
+        return State.COMPLETED
     return State.STARTED if found else State.FRESH
 
 
@@ -108,18 +122,26 @@ def _check_classes(run: Run, overwrite: bool) -> None:
     path = storage.join(output, metadata.CLASSES_FILE)
     if not storage.exists(path) or _is_class_list(path, run.vocabulary):
         return
-    records = storage.match(f"{output.rstrip('/')}/commits/*/run.json")
-    others = {record.rsplit("/", 2)[-2] for record in records} - {split}
+    paths = storage.match(f"{output.rstrip('/')}/commits/*/run.json")
+    records = {path.rsplit("/", 2)[-2]: _read_record(path) for path in paths}
+    digest = run.inputs["classes"]
+    if records and all(found and _had_classes(found, digest) for found in records.values()):
+        return  # every run here had this list: the file is damaged, and written anew
+    others = sorted(set(records) - {split})
     if others:
         raise RefusedError(
-            f"--classes differs from {path}, the class list of the folder's other splits "
-            f"({', '.join(sorted(others))}): use that list, or another --output"
+            f"the class list differs from {path}, that of the folder's other splits "
+            f"({', '.join(others)}): use that list, or another --output"
         )
     if not overwrite:
         raise RefusedError(
-            f"--classes differs from {path}: use that list, choose another --output, or replace "
-            "it with --overwrite"
+            f"the class list differs from {path}: use that list, choose another --output, or "
+            "replace it with --overwrite"
         )
+
+
+def _had_classes(record: dict[str, Any], digest: str) -> bool:
+    return record["inputs"].get("classes") == digest
 
 
 def _is_class_list(path: str, vocabulary: Vocabulary) -> bool:
@@ -144,9 +166,7 @@ def _is_complete(plan: Plan) -> bool:
     others = (
         *metadata.TFDS_FILES,
         metadata.class_counts_file(split),
-        metadata.dead_letters_file(split),
-        metadata.duplicates_file(split),
-        *(() if is_training(split) else (metadata.contents_file(split),)),
+        *(table.file_of(split) for table in tables(split)),
     )
     return (
         len(sizes) == len(commits) == num_shards

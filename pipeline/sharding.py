@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 
 from pipeline import metadata, schema, storage, tfrecord
 from pipeline.annotations import HIERARCHY, LabelRules, Resolved
-from pipeline.dead_letter import BAD_ROW, TRANSIENT_REASONS, DeadLetter, dead_letter
+from pipeline.dead_letter import (
+    BAD_ROW,
+    DELIMITER,
+    SEVERAL_SPLITS,
+    TRANSIENT_REASONS,
+    DeadLetter,
+    dead_letter,
+)
 from pipeline.fetch import Fetcher, content_key
 from pipeline.images import ImageError, prepare
 from pipeline.merging import Chooser, Image, merged
@@ -45,11 +52,11 @@ class Plan:
     images: str  # what relative URIs stand below
     allow_hosts: tuple[str, ...]
     files: tuple[str, ...]  # of the input, which places point into
-    label_delimiter: str
     verifies_checksums: bool  # they are of the files that are read
     counts_duplicates: bool  # a second row of an id is one too many
     fingerprint: str  # of the run: inputs and recipe
     rules: LabelRules
+    draw_rules: LabelRules  # what a drawn image needs a label of
     recipe: Recipe
 
     def where(self, place: str) -> str:
@@ -59,9 +66,9 @@ class Plan:
 
 
 class Duplicate(NamedTuple):
-    """An image that was taken out, since another has the same content."""
+    """An image that was taken out, since another has the same content, or the same id."""
 
-    image_id: str
+    image_id: str  # or the URI, where the id is that of the other
     duplicate_of: str  # id of the image that was kept with the labels of both, or ""
     split: str  # evaluation split that holds the content, or ""
 
@@ -85,6 +92,7 @@ class Commit:
     num_bad_rows: int
     num_images: int  # by id, that fell into the split
     num_duplicates: int  # rows merged into another of the same id
+    num_other_files: int  # that rows of an id name besides the one that is read
     num_left_out: int  # images with too few labels
     num_examples: int
     num_salvaged: int  # images whose missing end marker was put there
@@ -94,6 +102,7 @@ class Commit:
     num_known_labels: int  # of the positives that were said, lost images included
     num_unknown_labels: int  # and those outside the class list
     num_negatives: int  # in the shard
+    num_passed_over: int  # annotations that do not count: see annotations
     class_counts: dict[int, int]  # examples by class id
     labels_per_image: dict[int, int]  # examples by number of positives
     shorter_sides: dict[int, int]  # examples by pixels of the file's shorter side, in steps of 16
@@ -165,7 +174,7 @@ class _Counts:
         self.shorter_sides: collections.Counter[int] = collections.Counter()
         self.unknown_labels: collections.Counter[str] = collections.Counter()
         self.num_examples = self.num_salvaged = self.num_conflicts = 0
-        self.num_known_labels = self.num_negatives = self.num_bytes = 0
+        self.num_known_labels = self.num_negatives = self.num_passed_over = self.num_bytes = 0
         self.digest = hashlib.sha256()
 
     def to_fields(self) -> dict[str, Any]:
@@ -179,6 +188,7 @@ class _Counts:
             "num_known_labels": self.num_known_labels,
             "num_unknown_labels": self.unknown_labels.total(),
             "num_negatives": self.num_negatives,
+            "num_passed_over": self.num_passed_over,
             "class_counts": dict(sorted(self.class_counts.items())),
             "labels_per_image": dict(sorted(self.labels_per_image.items())),
             "shorter_sides": dict(sorted(self.shorter_sides.items())),
@@ -197,7 +207,7 @@ class ShardWriter:
         self._recipe = recipe
         self._shard = shard
         self._fetcher = fetcher
-        self._chooser = Chooser(recipe.selection, plan.rules, recipe.min_labels)
+        self._chooser = Chooser(recipe.selection, plan.draw_rules, recipe.min_labels)
         self._holds_out = not is_training(recipe.split)
         self._shard_path = shard_path(plan.output, recipe.split, shard, recipe.num_shards)
         self._commit_path = commit_path(plan.output, recipe.split, shard, recipe.num_shards)
@@ -216,8 +226,9 @@ class ShardWriter:
             duplicates: images of the shard that are taken out.
         """
         bad_rows, images = merged(found)
-        if self._recipe.selection.is_drawn:
-            bad_rows = []  # nobody knows whether they would have been drawn
+        selection = self._recipe.selection
+        if selection.is_drawn or not selection.takes_strays:
+            bad_rows = []  # nobody knows whether they would have been drawn, or were for this split
         images = [image for image in images if self._chooser.takes(image)]
         rows_and_images: dict[str, Any] = {
             "num_rows": sum(image.num_rows for image in images) + len(bad_rows),
@@ -228,9 +239,10 @@ class ShardWriter:
             ),
         }
         taken_out = {duplicate.image_id: duplicate for duplicate in duplicates}
-        labelled = [image for image in images if self._chooser.has_labels(image.annotations)]
+        labelled = [image for image in images if self._chooser.has_labels(image)]
         rows_and_images["num_left_out"] = len(images) - len(labelled)
         kept = _with_more([image for image in labelled if image.image_id not in taken_out], more)
+        rows_and_images["num_other_files"] = sum(len(image.other_uris) for image in kept)
         fingerprint = self._fingerprint(kept, bad_rows, taken_out)
         try:
             earlier = self._earlier_commit(fingerprint)
@@ -240,7 +252,10 @@ class ShardWriter:
             commit = Commit(
                 fingerprint=fingerprint,
                 shard=self._shard,
-                duplicates=tuple(taken_out[image_id] for image_id in sorted(taken_out)),
+                duplicates=(
+                    *(taken_out[image_id] for image_id in sorted(taken_out)),
+                    *(Duplicate(uri, i.image_id, "") for i in kept for uri in i.other_uris),
+                ),
                 **rows_and_images,
                 **counts.to_fields(),
             )
@@ -287,6 +302,7 @@ class ShardWriter:
                 labels = self._plan.rules.resolve(image.annotations)
                 counts.num_known_labels += sum(p.source != HIERARCHY for p in labels.positives)
                 counts.unknown_labels.update(labels.unknown)
+                counts.num_passed_over += labels.num_passed_over
                 try:
                     record = self._record(image, data, labels, counts)
                 except ImageError as error:
@@ -304,7 +320,12 @@ class ShardWriter:
         """The image's example, serialized; raises ImageError."""
         if isinstance(data, ImageError):
             raise data
-        prepared = prepare(data, self._recipe.images, image.rotation)
+        if "," in image.split:
+            raise ImageError(SEVERAL_SPLITS, f"its rows name {image.split}")
+        try:
+            prepared = prepare(data, self._recipe.images, image.rotation)
+        except MemoryError as error:
+            raise ImageError("unreadable", f"not enough memory to decode it: {error}") from error
         if self._holds_out:
             sha256 = hashlib.sha256(data).hexdigest()
             content = Content(image.image_id, content_key(data), sha256, image.checksum)
@@ -325,7 +346,7 @@ class ShardWriter:
             error.detail,
             self._plan.where(image.place),
             image.uri,
-            format_labels(image.annotations, self._plan.label_delimiter),
+            format_labels(image.annotations, DELIMITER),
             image.image_id,
             image.checksum if self._plan.verifies_checksums else "",
             image.rotation,

@@ -11,9 +11,9 @@ from pipeline import schema
 from pipeline.sharding import Commit, Plan
 
 _SUMS = (  # fields of Commit
-    "num_rows", "num_bad_rows", "num_images", "num_duplicates", "num_left_out", "num_examples",
-    "num_salvaged", "num_conflicts", "num_bytes", "num_known_labels", "num_unknown_labels",
-    "num_negatives",
+    "num_rows", "num_bad_rows", "num_images", "num_duplicates", "num_other_files",
+    "num_left_out", "num_examples", "num_salvaged", "num_conflicts", "num_bytes",
+    "num_known_labels", "num_unknown_labels", "num_negatives", "num_passed_over",
 )  # fmt: skip
 _COUNTERS = ("class_counts", "labels_per_image", "shorter_sides", "unknown_labels")
 _NAMED_UNKNOWN_LABELS = 20  # in the summary
@@ -29,8 +29,7 @@ class SplitStatistics:
     )
     dead_letters: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     shard_lengths: dict[int, int] = dataclasses.field(default_factory=dict)
-    shards_with_dead_letters: list[int] = dataclasses.field(default_factory=list)
-    shards_with_duplicates: list[int] = dataclasses.field(default_factory=list)
+    shards_with_lines: list[int] = dataclasses.field(default_factory=list)  # see tables
 
     @property
     def class_counts(self) -> collections.Counter[int]:
@@ -42,13 +41,12 @@ class SplitStatistics:
         for name in _COUNTERS:
             self.counters[name].update(getattr(commit, name))
         self.sums["num_held_out"] += sum(bool(found.split) for found in commit.duplicates)
-        self.sums["num_content_duplicates"] += sum(not found.split for found in commit.duplicates)
+        num_same = sum(not found.split for found in commit.duplicates)
+        self.sums["num_content_duplicates"] += num_same - commit.num_other_files
         self.dead_letters.update(letter.reason for letter in commit.dead_letters)
         self.shard_lengths[commit.shard] = commit.num_examples
-        if commit.dead_letters:
-            self.shards_with_dead_letters.append(commit.shard)
-        if commit.duplicates:
-            self.shards_with_duplicates.append(commit.shard)
+        if commit.dead_letters or commit.duplicates or commit.contents:
+            self.shards_with_lines.append(commit.shard)
 
     def merge(self, other: "SplitStatistics") -> None:
         self.sums.update(other.sums)
@@ -56,8 +54,7 @@ class SplitStatistics:
             self.counters[name].update(other.counters[name])
         self.dead_letters.update(other.dead_letters)
         self.shard_lengths.update(other.shard_lengths)  # no shard is in both
-        self.shards_with_dead_letters += other.shards_with_dead_letters
-        self.shards_with_duplicates += other.shards_with_duplicates
+        self.shards_with_lines += other.shards_with_lines
 
     def to_dict(self, plan: Plan) -> dict[str, Any]:
         """What the completed marker says; see pipeline.metadata."""

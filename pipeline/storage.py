@@ -7,9 +7,13 @@ import functools
 import io
 import json
 import os
+import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
+
+from pipeline import object_stores
 
 TEMPORARY_SUFFIX = ".tmp"
 _AS_IS = "uncompressed"  # Beam's CompressionTypes.UNCOMPRESSED
@@ -19,8 +23,17 @@ _AS_IS = "uncompressed"  # Beam's CompressionTypes.UNCOMPRESSED
 def _file_systems() -> Any:
     """Beam's FileSystems; imported at first use: it takes two seconds, and --help needs none."""
     from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
 
+    if FileSystems._pipeline_options is None:  # else Beam has set them, in its worker
+        FileSystems.set_options(PipelineOptions([]))  # each store's own environment variables
+    object_stores.mend()
     return FileSystems
+
+
+def configure(options: Any) -> None:
+    """Opens paths with these options of Beam's from now on: endpoints, regions, credentials."""
+    _file_systems().set_options(options)
 
 
 def without_file_scheme(path: str) -> str:
@@ -55,13 +68,30 @@ def size(path: str) -> int | None:
 
 
 def open_to_read(path: str) -> BinaryIO:
-    """A binary stream of the file's bytes as they are: nothing is decompressed."""
+    """A binary stream of the file's bytes as they are: nothing is decompressed.
+
+    Raises OSError; also for a pipe, which would be waited for.
+    """
+    if is_local(path) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path}: not a regular file")
     return _file_systems().open(path, compression_type=_AS_IS)
 
 
 def read_bytes(path: str) -> bytes:
     with open_to_read(path) as stream:
         return stream.read()
+
+
+def read_part(path: str, offset: int, length: int) -> bytes:
+    """So many bytes from an offset, or all there are, and no more of the file than that."""
+    chunks = []
+    with open_to_read(path) as stream:
+        raw = getattr(stream, "raw", stream)  # an object store's buffer would be filled: 16 MB
+        raw.seek(offset)
+        while length > 0 and (chunk := raw.read(length)):
+            chunks.append(chunk)
+            length -= len(chunk)
+    return b"".join(chunks)
 
 
 def read_text(path: str) -> str:
@@ -122,6 +152,14 @@ def write_text(path: str, text: str, temporary_folder: str | None = None) -> Non
     """Replaces the file at `path`, whole or not at all."""
     with write_atomically(path, temporary_folder) as stream:
         stream.write(text.encode())
+
+
+def delete_folder(folder: str) -> None:
+    """Deletes a folder with all that is in it, where there is one."""
+    if is_local(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        delete(match(join(folder, "*")))
 
 
 def delete_temporary(folder: str) -> None:

@@ -29,7 +29,7 @@ from pipeline.sharding import ShardError
 class Question:
     """What is to be found out."""
 
-    rules: LabelRules  # without a class list
+    rules: LabelRules  # without a class list, where that is to be built
     min_labels: int
     selections: tuple[tuple[str, Selection], ...]  # by split; empty where a column names them
     num_drawn: int  # images to draw
@@ -40,18 +40,26 @@ class Survey:
     """What was found; sums while it is being found."""
 
     num_images: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    class_counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    # Images by label: of training splits, and of all others.
+    training_counts: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    other_counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     # Of images that may be drawn, those with the lowest split hashes: (hash, split, labels).
     candidates: list[tuple[int, str, tuple[str, ...]]] = dataclasses.field(default_factory=list)
+    num_bad_rows: int = 0
+    bad_row: tuple[str, str] | None = None  # one of them: what is wrong with it, and its place
 
     @property
     def drawn_end(self) -> int:
         """The split hash that everything drawn is below; 0 where nothing is."""
         return max((split_hash for split_hash, _, _ in self.candidates), default=-1) + 1
 
-    def training_counts(self) -> collections.Counter[str]:
-        """Images by label, of what training is left with."""
-        counts = self.class_counts.copy()
+    def label_counts(self) -> collections.Counter[str]:
+        """Images by label: of what the draw leaves to training; of all, where none is training."""
+        if not self.training_counts:
+            return self.other_counts
+        counts = self.training_counts.copy()
         for _, split, labels in self.candidates:
             if is_training(split):
                 counts.subtract(labels)
@@ -71,8 +79,11 @@ class Survey:
         candidates = [(key, split, tuple(labels)) for key, split, labels in fields["candidates"]]
         return cls(
             collections.Counter(fields["num_images"]),
-            collections.Counter(fields["class_counts"]),
+            collections.Counter(fields["training_counts"]),
+            collections.Counter(fields["other_counts"]),
             candidates,
+            fields["num_bad_rows"],
+            fields["bad_row"] and tuple(fields["bad_row"]),
         )
 
 
@@ -88,15 +99,21 @@ class CountImages(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Survey]:
         _, packs = element
-        found = Survey()
         question = self._question
-        for image in merged(unpacked(packs))[1]:
+        bad_rows, images = merged(unpacked(packs))
+        found = Survey(num_bad_rows=len(bad_rows))
+        if bad_rows:
+            found.bad_row = (bad_rows[0].detail, bad_rows[0].place)
+        for image in images:
             split = self._split(image)
-            found.num_images[split] += 1
+            has_labels = self._chooser.has_labels(image)
+            found.num_images[split] += has_labels
+            if not has_labels:
+                continue
             labels = tuple(p.label for p in question.rules.resolve(image.annotations).positives)
-            if is_training(split):
-                found.class_counts.update(labels)
-            if question.num_drawn and self._chooser.is_eligible(image.annotations):
+            counts = found.training_counts if is_training(split) else found.other_counts
+            counts.update(labels)
+            if question.num_drawn and labels:
                 found.candidates.append((image.split_hash, split, labels))
         found.candidates = heapq.nsmallest(question.num_drawn, found.candidates)
         yield found
@@ -123,7 +140,11 @@ class SumSurveys(beam.CombineFn):
 
     def add_input(self, accumulator: Survey, found: Survey) -> Survey:
         accumulator.num_images.update(found.num_images)
-        accumulator.class_counts.update(found.class_counts)
+        accumulator.training_counts.update(found.training_counts)
+        accumulator.other_counts.update(found.other_counts)
+        accumulator.num_bad_rows += found.num_bad_rows
+        bad_rows = [row for row in (accumulator.bad_row, found.bad_row) if row]
+        accumulator.bad_row = min(bad_rows, default=None)
         accumulator.candidates = heapq.nsmallest(
             self._num_drawn, accumulator.candidates + found.candidates
         )
@@ -176,6 +197,5 @@ def check_drawn(found: Survey, num_drawn: int) -> None:
     if len(found.candidates) < num_drawn:
         raise OptionsError(
             f"--fasteval={num_drawn}: only {len(found.candidates):,} of "
-            f"{found.num_images.total():,} images have a positive label, and annotations enough "
-            "for --min_labels"
+            f"{found.num_images.total():,} images have a positive label that counts"
         )

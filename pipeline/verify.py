@@ -18,8 +18,9 @@ from collections.abc import Sequence
 
 from pipeline import labels, metadata, rows, schema, storage, tfrecord
 from pipeline.images import ImageError, prepare
-from pipeline.recipe import ImageRecipe, is_training
+from pipeline.recipe import ImageRecipe
 from pipeline.sharding import Commit, commit_path, read_commit, shards_pattern
+from pipeline.tables import tables
 
 DECODE_EVERY = 50  # records
 
@@ -40,6 +41,7 @@ def verify_split(
     """(examples, bytes) that were read; raises VerifyError."""
     _verify_files(data_dir, split)
     class_counts: collections.Counter[int] = collections.Counter()
+    lists = {table: hashlib.sha256(table.header) for table in tables(split.name)}
     num_bytes = 0
     started = time.monotonic()
     for shard, path in enumerate(split.shard_paths):
@@ -49,9 +51,15 @@ def verify_split(
         except OSError as error:
             raise VerifyError(f"{path}: {error}") from error
         num_bytes += commit.num_bytes
+        for table, digest in lists.items():
+            digest.update(table.lines(commit))
         if time.monotonic() - started > 2:
             started = time.monotonic()
             print(f"{shard + 1} of {len(split.shard_paths)} shards read", file=sys.stderr)
+    for table, digest in lists.items():
+        path = storage.join(data_dir, table.file_of(split.name))
+        if not storage.exists(path) or _sha256(path) != digest.hexdigest():
+            raise VerifyError(f"{path}: missing, or not what the shards' commits make it")
     for class_id, count in enumerate(split.class_counts):
         if class_counts[class_id] != count:
             raise VerifyError(
@@ -81,12 +89,6 @@ def _verify_files(data_dir: str, split: metadata.Split) -> None:
             f"{marker}: {split.num_examples} examples, but {num_examples} in the lengths of its "
             "shards"
         )
-    beside = {*metadata.split_files(split.name)}
-    if is_training(split.name):
-        beside.remove(metadata.contents_file(split.name))
-    for name in sorted(beside):
-        if not storage.exists(storage.join(data_dir, name)):
-            raise VerifyError(f"{storage.join(data_dir, name)}: missing")
     ours = {os.path.basename(path) for path in split.shard_paths}
     for path in storage.match(shards_pattern(data_dir, split.name)):
         if os.path.basename(path) not in ours:

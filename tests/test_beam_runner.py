@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from apache_beam.options.pipeline_options import StandardOptions
 
@@ -54,6 +56,16 @@ def run(flags):
         ({"classes": "nosuch://bucket/c.tsv"}, "--classes=nosuch://bucket/c.tsv: no file system"),
         ({"split": "all"}, "--split must be another name: TFDS calls all splits together 'all'"),
         ({"direct_num_workers": "-1"}, "--direct_num_workers must be at least 0. Received: -1"),
+        ({"allow_hosts": "localhost"}, "--allow_hosts must be HOST:PORT. Received: ('local"),
+        ({"trusted_sources": ","}, "--trusted_sources must be given a value"),
+        ({"splits": "train"}, "each split needs its share, as in train=0.98,eval=0.02. Received"),
+        ({"splits": "train=1"}, "--split and --splits exclude each other"),
+        ({"upscale": ""}, "ignored explicit argument"),
+        ({"crop": "9", "shorter_side": "9"}, "--shorter_side and --crop exclude each other"),
+        ({"max_classes": "9"}, "--classes and --max_classes exclude each other"),
+        ({"image_info": "x.csv"}, "--image_info is for --source=open_images alone"),
+        ({"source": "folder"}, "--labels is for --source=manifest or open_images alone"),
+        ({"workers": "2", "runner": "FnApiRunner"}, "--workers=2 is for this machine, without"),
         ({"runner": "DataflowRunner"}, "Missing required option: project."),
         ({"runner": "dataflowrunner"}, "Missing required option: project."),
     ],
@@ -88,21 +100,30 @@ def test_file_uris_are_local_paths(good):
     assert "file:" not in str(parsed)
 
 
-def test_ctrl_c_while_the_flags_are_checked_ends_with_code_130(good, tmp_path):
-    os.mkfifo(tmp_path / "pipe.csv")  # whose reading waits until it is interrupted
-    flags = [
-        f"--{name}={value}" for name, value in (good | {"labels": tmp_path / "pipe.csv"}).items()
-    ]
+def test_ctrl_c_while_the_inputs_are_read_ends_with_code_130(good, tmp_path):
+    os.truncate(good["labels"], 1 << 38)  # a file of holes, which takes minutes to read
+    flags = [f"--{name}={value}" for name, value in good.items()]
     command = [sys.executable, beam_runner.__file__, *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        with (tmp_path / "pipe.csv").open("w"):  # opens once it is being read
-            process.send_signal(signal.SIGINT)
-            _, error = process.communicate(timeout=60)
+        reader = psutil.Process(process.pid)
+        deadline = time.monotonic() + 60
+        while str(good["labels"]) not in [file.path for file in reader.open_files()]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
     assert error == "beam_runner.py: stopped; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize("flag", ["labels", "classes", "hierarchy"])
+def test_a_pipe_is_refused_rather_than_waited_for(good, tmp_path, capsys, flag):
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert run(good | {flag: tmp_path / "pipe.csv"}) == 2
+    assert "pipe.csv: not a regular file" in capsys.readouterr().err
 
 
 def test_a_missing_flag_is_named(good, capsys):

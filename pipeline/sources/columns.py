@@ -41,8 +41,27 @@ def find_columns(place: str, names: Sequence[str], options: SourceOptions) -> Co
     repeated = sorted({name for name in names if name and names.count(name) > 1})
     if repeated:
         raise SourceError(f"{place}: the header names a column twice: {', '.join(repeated)}")
-    image, labels = (_require(place, names, what, options) for what in _REQUIRED)
-    return Columns(image, labels, *(_find(place, names, what, options) for what in _OPTIONAL))
+    return find_columns_of_objects(place, [names], options)
+
+
+def find_columns_of_objects(
+    place: str, objects: Sequence[Sequence[str]], options: SourceOptions
+) -> Columns:
+    """The columns among the names of JSON objects; raises SourceError, beginning with `place`.
+
+    What a flag names must be in one of them. The image and the labels are called as in the first
+    object that has them; of the others each object has its own (`columns_of_object`).
+    """
+    every = list(dict.fromkeys(name for names in objects for name in names))
+
+    def find(what: str, objects: Sequence[Sequence[str]]) -> str | None:
+        if _wanted(what, options) is not None:
+            return _find(place, every, what, options)
+        found = (_find(place, names, what, options) for names in objects)
+        return next((name for name in found if name is not None), None)
+
+    image, labels = (_require(place, every, what, find(what, objects)) for what in _REQUIRED)
+    return Columns(image, labels, *(find(what, objects[:1]) for what in _OPTIONAL))
 
 
 def columns_of_object(columns: Columns, names: Sequence[str], options: SourceOptions) -> Columns:
@@ -77,8 +96,7 @@ def _find(place: str, names: Sequence[str], what: str, options: SourceOptions) -
     return None
 
 
-def _require(place: str, names: Sequence[str], what: str, options: SourceOptions) -> str:
-    found = _find(place, names, what, options)
+def _require(place: str, names: Sequence[str], what: str, found: str | None) -> str:
     if found is None:
         raise SourceError(
             f"{place}: no column for the {what}: name it with --{what}_column. "

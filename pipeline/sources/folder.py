@@ -37,8 +37,14 @@ class Folder:
     def __init__(self, options: SourceOptions) -> None:
         images = options.images
         self._root = os.path.abspath(images) if storage.is_local(images) else images.rstrip("/")
+        self._split_column = options.split_column
 
     def inventory(self) -> Inventory:
+        if self._split_column is not None:
+            raise SourceError(
+                f"--split_column={self._split_column}: a folder has no split column: use --split "
+                "or --splits"
+            )
         if storage.is_local(self._root) and not os.path.isdir(self._root):
             raise SourceError(f"--images={self._root}: no such folder")
         folders = ("", *self._top.classes)

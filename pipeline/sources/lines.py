@@ -7,10 +7,16 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from pipeline.dead_letter import BAD_ROW
 from pipeline.records import BadRow, ImageRow
 from pipeline.sources import cells
 from pipeline.sources.columnar import Table
-from pipeline.sources.columns import Columns, columns_of_object, find_columns
+from pipeline.sources.columns import (
+    Columns,
+    columns_of_object,
+    find_columns,
+    find_columns_of_objects,
+)
 from pipeline.sources.source import SourceError, SourceOptions
 from pipeline.sources.text import MAX_LINE_CHARACTERS, Head, has_surrogates
 
@@ -26,7 +32,7 @@ class Lines(Protocol):
         ...
 
     def row(self, line: str, place: str) -> ImageRow | BadRow | None:
-        """The row of a line; None where it is blank."""
+        """The row of a line; None where it has none to give."""
         ...
 
 
@@ -42,6 +48,7 @@ class DelimitedLines:
         except ValueError as error:
             raise SourceError(f"{place}: the header line is {error}") from error
         self.columns = find_columns(place, self._header, options)
+        self._has_dead_letters = {"reason", "place"} <= set(self._header)
 
     def table(self, lines: Sequence[str]) -> tuple[Table, Columns] | None:
         if len(self._header) == 1 or len(max(lines, key=len)) > MAX_LINE_CHARACTERS:
@@ -61,9 +68,14 @@ class DelimitedLines:
 
     def row(self, line: str, place: str) -> ImageRow | BadRow | None:
         text = line.strip()
-        if not text:
+        if not text or (self._has_dead_letters and self._is_bad_row_again(line)):
             return None
         return cells.row_or_bad(lambda: self._row(line, place), text, place)
+
+    def _is_bad_row_again(self, line: str) -> bool:
+        """Whether the line is a dead letter that names no image to try again."""
+        found = dict(zip(self._header, self._cells_or_empty(line), strict=True))
+        return found["reason"] == BAD_ROW and not found[self.columns.image].strip()
 
     def _row(self, line: str, place: str) -> ImageRow:
         found = self._cells(_bounded(line))
@@ -102,9 +114,14 @@ class DelimitedLines:
 
 
 class JsonLines:
-    """Lines that are JSON objects, each with the keys that it likes."""
+    """Lines that are JSON objects, each with the keys that it likes.
 
-    def __init__(self, path: str, head: Head, options: SourceOptions) -> None:
+    `following` are lines from the head's on, for the columns that the first object has not.
+    """
+
+    def __init__(
+        self, path: str, head: Head, following: Sequence[str], options: SourceOptions
+    ) -> None:
         place = f"{path}:{head.number}"
         try:
             first = json.loads(head.text)
@@ -114,11 +131,12 @@ class JsonLines:
             received = head.text.strip()[:80]
             raise SourceError(f"{place}: a line is a JSON object. Received: {received}")
         self._options = options
-        self.columns = find_columns(place, list(first), options)
+        kinds = dict.fromkeys([tuple(first), *map(tuple, map(_object_or_empty, following))])
+        self.columns = find_columns_of_objects(place, list(kinds), options)
         self._kinds: dict[tuple[str, ...], Columns] = {}
 
     def table(self, lines: Sequence[str]) -> tuple[Table, Columns] | None:
-        objects = [self._object_or_empty(line) for line in lines]
+        objects = [_object_or_empty(line) for line in lines]
         try:
             kinds = {self._columns(value) for value in objects if value}
             columns = kinds.pop()
@@ -150,13 +168,6 @@ class JsonLines:
         columns = self._columns(found)
         return cells.image_row(found, columns, self._options.label_delimiter, place)
 
-    def _object_or_empty(self, line: str) -> dict[str, Any]:
-        try:
-            found = json.loads(_bounded(line))
-        except (ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def _columns(self, found: dict[str, Any]) -> Columns:
         names = tuple(found)
         columns = self._kinds.get(names)
@@ -166,6 +177,14 @@ class JsonLines:
                 self._kinds.clear()
             self._kinds[names] = columns
         return columns
+
+
+def _object_or_empty(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(_bounded(line))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _bounded(line: str) -> str:

@@ -7,6 +7,9 @@ CSV and TSV have a header line, cells quoted with `"` where needed, UTF-8 with o
 order mark, LF or CRLF; no cell runs over several lines. Text may be compressed (.csv.gz). Parquet
 may hold paths or the images themselves. Where there is no id, it is the image's path. Every row
 keeps its file and line; what cannot be read becomes a BadRow. `cells` says what a cell may hold.
+
+A file of dead letters is a label file, too (`reason` and `place` in its header): of its rows those
+are passed over that were bad rows and so name no image that could be tried again.
 """
 
 import hashlib
@@ -91,7 +94,8 @@ class Manifest:
     def _lines(self, path: str, head: text.Head) -> Lines:
         suffix = _suffix(path)
         if suffix in _JSON:
-            return JsonLines(path, head, self._options)
+            following = text.first_lines(path, head.start)
+            return JsonLines(path, head, following, self._options)
         return DelimitedLines(path, head, _SEPARATORS[suffix], self._options)
 
     def _text_batches(self, part: Part) -> Iterator[Batch]:

@@ -26,6 +26,7 @@ from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
 
 _SUBSETS = ("train", "validation", "test")
 _SUBSET = re.compile(rf"(?:^|[^a-z])({'|'.join(_SUBSETS)})(?![a-z])")
+_SPLIT_COLUMN = "Subset"
 _SUFFIX = ".jpg"
 _ARCHIVED_BYTES = 300_000  # of an image in the archives, about
 
@@ -57,6 +58,11 @@ class OpenImages:
 
     def inventory(self) -> Inventory:
         options = self._options
+        if options.split_column not in (None, _SPLIT_COLUMN):
+            raise SourceError(
+                f"--split_column={options.split_column}: the split column of Open Images is "
+                f"{_SPLIT_COLUMN}"
+            )
         archives = globs.sizes(options.images, "images") if self._layout == _ARCHIVES else {}
         flags = dict.fromkeys(globs.sizes(options.labels or "", "labels"), "labels")
         if options.image_info:

@@ -19,6 +19,7 @@ PART_BYTES = 64 << 20
 COMPRESSED = ".gz"
 MAX_LINE_CHARACTERS = 4 << 20  # a longer line is cut off there, for its own row to be refused
 _BLOCK_BYTES = 8 << 20
+_FIRST_LINES, _FIRST_BYTES = 1000, 4 << 20
 _MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS + 4  # no fewer characters than that
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -79,6 +80,14 @@ def _head_text(path: str, line: bytes) -> str:
     if len(text) > MAX_LINE_CHARACTERS:
         raise SourceError(f"{path}: the first line has more than {MAX_LINE_CHARACTERS} characters")
     return text
+
+
+def first_lines(path: str, start: int) -> list[str]:
+    """The first lines from byte `start` on; where their bytes are bounded, the last is cut off."""
+    with opened(path) as stream:
+        stream.seek(start)
+        block = stream.read(_FIRST_BYTES)
+    return block.decode("utf-8", "surrogateescape").split("\n")[:_FIRST_LINES]
 
 
 def survey(path: str, file: int, start: int, first: int) -> Survey:

@@ -11,18 +11,22 @@ names. Its labels are, of these, the first that is there:
     .txt    text with delimiters or line feeds (img2dataset's is a caption)
 
 Other fields are read only where a flag names them: img2dataset's `sha256` is of the file that it
-downloaded, not of the one that it wrote. An image without labels is a row without annotations.
+downloaded, not of the one that it wrote. An image without labels is a row without annotations; one
+with labels but without the confidence that a flag names is a bad row. What a flag names and none of
+the first samples has is an error.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
 import json
 import posixpath
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline import fetch, rows, tar
+from pipeline import compressed, fetch, rows, tar
 from pipeline.records import Annotation, BadRow, ImageRow
 from pipeline.sources import cells, globs
 from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
@@ -31,8 +35,15 @@ LABELS_FIELDS = ("labels", "label", "classes", "class", "cls", "tags")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 
 _MAX_TEXT_BYTES = 1 << 20
-_SAMPLED = 100  # samples that are looked at to estimate how many there are
-_SAMPLE_BYTES = 100_000  # where that cannot be done
+_SAMPLED = 100  # samples of a shard that are looked at
+_SAMPLED_SHARDS = 4  # at most, as long as something that a flag names was not seen
+_SAMPLED_BYTES = 32 << 20  # of a compressed shard
+_CHUNK_BYTES = 1 << 20
+_SAMPLE_BYTES = 100_000  # where none could be looked at
+_FIELD_FLAGS = (
+    "labels_column", "id_column", "confidence_column", "label_source_column", "checksum_column",
+    "rotation_column", "split_column",
+)  # fmt: skip
 
 _Members = dict[str, tar.Member]  # of a sample, by extension
 
@@ -57,7 +68,8 @@ class WebDataset:
             [options.confidence_column, options.label_source_column, options.checksum_column],
             [options.rotation_column, options.split_column, options.label_delimiter],
         ])  # fmt: skip
-        num_samples = max(len(sizes), round(sum(sizes.values()) / _sample_bytes(list(sizes))))
+        sample_bytes = _Survey(options).sample_bytes(list(sizes))
+        num_samples = max(len(sizes), round(sum(sizes.values()) / sample_bytes))
         return Inventory(
             files=tuple(sizes),
             parts=tuple(Part(file, path) for file, path in enumerate(sizes)),
@@ -117,22 +129,35 @@ class WebDataset:
         self, archive: tar.Archive, members: _Members, fields: Mapping[str, Any]
     ) -> tuple[Annotation, ...]:
         options = self._options
-        names = (options.labels_column,) if options.labels_column else LABELS_FIELDS
-        delimiter = options.label_delimiter
-        for name in names:
-            if name in fields:
-                confidences = fields.get(options.confidence_column or "")
-                sources = fields.get(options.label_source_column or "")
-                return cells.parse_annotations(fields[name], confidences, sources, delimiter)
-        if options.labels_column:
+        labels = self._labels(archive, members, fields)
+        if labels is None:
             return ()
+        confidence, source = options.confidence_column, options.label_source_column
+        found = cells.parse_annotations(
+            labels,
+            None if confidence is None else fields.get(confidence),
+            None if source is None else fields.get(source),
+            options.label_delimiter,
+        )
+        if found and confidence is not None and confidence not in fields:
+            raise ValueError(f"labels, but no field {confidence!r} (--confidence_column)")
+        return found
+
+    def _labels(self, archive: tar.Archive, members: _Members, fields: Mapping[str, Any]) -> Any:
+        """The cell of labels; None where there is none."""
+        options = self._options
+        for name in (options.labels_column,) if options.labels_column else LABELS_FIELDS:
+            if name in fields:
+                return fields[name]
+        if options.labels_column:
+            return None
         if "cls" in members:
-            return (Annotation(cells.parse_text(_text(archive, members["cls"]), "label")),)
+            return [_text(archive, members["cls"])]
         if "txt" in members:
             lines = _text(archive, members["txt"]).splitlines()
-            labels = [label for line in lines for label in line.split(delimiter) if label.strip()]
-            return tuple(Annotation(cells.parse_text(label, "label")) for label in labels)
-        return ()
+            parts = (part for line in lines for part in line.split(options.label_delimiter))
+            return [part for part in parts if part.strip()]
+        return None
 
 
 def _samples(archive: tar.Archive) -> Iterator[tuple[str, _Members]]:
@@ -173,17 +198,72 @@ def _text(archive: tar.Archive, member: tar.Member) -> str:
     return archive.read(member).decode("utf-8-sig")
 
 
-def _sample_bytes(paths: list[str]) -> float:
-    """Bytes of a sample in the first shard that is not compressed."""
-    plain = next((path for path in paths if path.lower().endswith(".tar")), None)
-    if plain is None:
-        return _SAMPLE_BYTES
-    num_samples = num_bytes = 0
-    try:
-        with tar.Archive(plain, unpacked_dir="") as archive:
+class _Survey:
+    """What the first samples of some shards have."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self._images = options.images
+        self._image = options.image_column
+        self._named = {flag: name for flag in _FIELD_FLAGS if (name := getattr(options, flag))}
+        self._num_samples = self._num_bytes = 0
+        self._extensions: set[str] = set()
+        self._fields: set[str] = set()
+
+    def sample_bytes(self, paths: list[str]) -> float:
+        """Bytes of a sample; raises SourceError where none has something that a flag names."""
+        paths = [path for path in paths if path.lower().endswith(".tar")] or paths
+        for path in paths[:: -(-len(paths) // _SAMPLED_SHARDS)]:
+            with _beginning(path) as plain, tar.Archive(plain, unpacked_dir="") as archive:
+                self._look_into(archive)
+            if self._num_samples and not self._missing():
+                break
+        if not self._num_samples:
+            return _SAMPLE_BYTES  # the rows will say what is wrong
+        if missing := self._missing():
+            raise SourceError(
+                f"--images={self._images}: of {self._num_samples} samples looked at, none has "
+                f"{missing}"
+            )
+        return self._num_bytes / self._num_samples
+
+    def _look_into(self, archive: tar.Archive) -> None:
+        start = 0
+        with contextlib.suppress(tar.TarError):
             for _, members in itertools.islice(_samples(archive), _SAMPLED):
-                num_samples += 1
-                num_bytes = max(member.offset + member.length for member in members.values())
-    except tar.TarError:
-        pass  # its rows will say so
-    return num_bytes / num_samples if num_samples else _SAMPLE_BYTES
+                end = max(member.offset + member.length for member in members.values())
+                self._num_samples += 1
+                self._num_bytes += end - start
+                start = end
+                self._extensions |= members.keys()
+                if self._named:
+                    with contextlib.suppress(ValueError, RecursionError):  # a bad row, later
+                        self._fields |= _fields(archive, members).keys()
+
+    def _missing(self) -> str:
+        """What a flag names and no sample has had, in words."""
+        if self._image and self._image not in self._extensions:
+            found = ", ".join(f".{extension}" for extension in sorted(self._extensions))
+            return f"a file .{self._image} (--image_column). Files found: {found}"
+        for flag, name in self._named.items():
+            if name not in self._fields:
+                found = ", ".join(sorted(self._fields)) or "none"
+                return f"a field {name!r} (--{flag}). Fields found: {found}"
+        return ""
+
+
+@contextlib.contextmanager
+def _beginning(path: str) -> Iterator[str]:
+    """Path of the shard, or of a plain copy of its beginning where it is compressed."""
+    if path.lower().endswith(".tar"):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(suffix=".tar") as copy:
+        try:
+            with compressed.open_to_read(path) as stream:
+                while copy.tell() < _SAMPLED_BYTES and (chunk := stream.read(_CHUNK_BYTES)):
+                    copy.write(chunk)
+        except compressed.DAMAGE as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+        copy.flush()
+        yield copy.name

@@ -9,7 +9,7 @@ import json
 import pytest
 from workplace import jpeg
 
-from pipeline import schema, tfrecord
+from pipeline import schema, tfrecord, verify
 
 
 def examples(workplace, split="train"):
@@ -70,6 +70,32 @@ def test_duplicates_are_kept_where_that_is_asked_for(twins):
     assert duplicates(twins) == []
 
 
+def test_a_wrong_or_missing_file_takes_no_other_with_it(workplace):
+    rows = workplace.add_images(4)
+    checksum = hashlib.md5((workplace.images / "0.jpg").read_bytes()).hexdigest()
+    workplace.write_labels(
+        [*(f"{row},{checksum}" for row in rows), f"absent.jpg,cat,{checksum}"],
+        header="image_path,labels,md5",
+    )
+    for mode in ("content", "checksum"):
+        assert workplace.run(f"--deduplicate={mode}", "--max_failure_rate=1", "--overwrite") == 0
+        assert set(examples(workplace)) == {"0.jpg"}
+        letters = list(csv.DictReader(io.StringIO(workplace.dead_letters())))
+        reasons = {letter["image_id"]: letter["reason"] for letter in letters}
+        wrong = dict.fromkeys(["1.jpg", "2.jpg", "3.jpg"], "checksum_mismatch")
+        assert reasons == {**wrong, "absent.jpg": "not_found"}
+        assert duplicates(workplace) == []
+
+
+def test_files_of_one_id_are_reported(workplace, capsys):
+    workplace.add_images(2)
+    workplace.write_labels(["7,0.jpg,cat", "7,1.jpg,dog"], header="image_id,image_path,labels")
+    assert workplace.run() == 0
+    assert examples(workplace) == {"7": (1, 2)}
+    assert duplicates(workplace) == [{"image_id": "1.jpg", "duplicate_of": "7", "split": ""}]
+    assert "1 files have the id of another" in capsys.readouterr().out
+
+
 def test_a_checksum_of_the_source_speaks_for_the_content(workplace):
     rows = workplace.add_images(3)
     same = base64.b64encode(hashlib.md5(b"the original").digest()).decode()
@@ -82,7 +108,7 @@ def test_a_checksum_of_the_source_speaks_for_the_content(workplace):
     assert workplace.run("--deduplicate=checksum") == 3
     letters = list(csv.DictReader(io.StringIO(workplace.dead_letters())))
     assert {letter["reason"] for letter in letters} == {"checksum_mismatch"}
-    assert len(duplicates(workplace)) == 1
+    assert duplicates(workplace) == []  # which file would it be?
 
 
 def test_images_of_an_evaluation_split_are_kept_out_of_training(twins, capsys):
@@ -104,13 +130,43 @@ def test_images_of_an_evaluation_split_are_kept_out_of_training(twins, capsys):
 def test_training_that_was_there_first_stands_with_a_warning(twins, capsys):
     assert twins.run() == 0
     assert twins.run(split="eval") == 0
-    capsys.readouterr()
+    assert "'train' was written before 'eval'" in capsys.readouterr().out
     assert twins.run() == 0
     captured = capsys.readouterr().out
     assert "is already complete" in captured
     assert "split 'train' was begun before 'eval'" in captured
     assert twins.run("--overwrite") == 3  # every image is in the evaluation split
     assert "none of 13 rows gave an image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["empty", "header", "cut", "binary", "absent"])
+def test_a_damaged_list_of_contents_is_never_passed_over(twins, capsys, damage):
+    assert twins.run(split="eval") == 0
+    path = twins.output / "eval.contents.csv"
+    whole = path.read_bytes()
+    header = whole.splitlines(keepends=True)[0]
+    texts = {"empty": b"", "header": header, "cut": whole[:300], "binary": b"\xff\0\x9f" * 50}
+    if damage == "absent":
+        path.unlink()
+    else:
+        path.write_bytes(texts[damage])
+    assert twins.run() == 75
+    error = capsys.readouterr().err
+    assert "eval.contents.csv, by which 'eval' is kept out of training, is missing" in error
+    assert "Traceback" not in error
+    assert verify.main([str(twins.output), "--split=eval"]) == 2
+    path.unlink(missing_ok=True)
+    assert twins.run(split="eval") == 0
+    assert path.read_bytes() == whole
+    assert twins.run() == 3  # every image is in the evaluation split
+
+
+def test_training_waits_for_an_evaluation_split_that_has_begun(twins, capsys):
+    twins.write_labels(["absent.jpg,cat", "0.jpg,cat"])
+    assert twins.run(split="eval") == 3
+    assert twins.run() == 2
+    assert "the evaluation split 'eval' of" in capsys.readouterr().err
+    assert twins.run("--deduplicate=off", "--max_failure_rate=0.5") == 0
 
 
 def test_the_number_of_shards_and_processes_does_not_change_what_is_kept(twins):

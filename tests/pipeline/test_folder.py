@@ -17,8 +17,8 @@ def put(root, *names):
         path.write_bytes(name.encode("utf-8", "surrogateescape"))
 
 
-def source_of(root):
-    return Folder(SourceOptions("folder", images=str(root)))
+def source_of(root, **options):
+    return Folder(SourceOptions("folder", images=str(root), **options))
 
 
 def read(source, inventory):
@@ -138,6 +138,12 @@ def test_a_folder_without_classes_says_what_is_expected(tmp_path, names):
         SourceError, match=r"no images\. Expected below it: CLASS/IMAGE. Received: "
     ):
         source_of(tmp_path).inventory()
+
+
+def test_a_folder_has_no_split_column(tmp_path):
+    put(tmp_path, "cat/1.jpg")
+    with pytest.raises(SourceError, match="a folder has no split column: use --split or --splits"):
+        source_of(tmp_path, split_column="Subset").inventory()
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):

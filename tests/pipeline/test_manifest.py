@@ -7,6 +7,7 @@ import random
 import pytest
 
 from pipeline import rows
+from pipeline.dead_letter import DeadLetter, dead_letter
 from pipeline.records import Annotation, BadRow, ImageRow
 from pipeline.sources import text
 from pipeline.sources.manifest import Manifest, format_labels
@@ -147,6 +148,35 @@ def test_a_json_line_has_its_id_or_its_path_whatever_the_first_line_has(tmp_path
     assert [row.image_id for row in found] == ["a.jpg", "7", "c.jpg"]
 
 
+def test_columns_that_only_later_json_lines_have_are_found(tmp_path):
+    lines = (
+        '{"path": "a.jpg", "width": 3}\n'
+        "{\n"
+        '{"path": "b.jpg", "Tags": ["cat"], "sure": 0, "image": "not this one"}\n'
+        '{"Tags": ["dog"], "labels": ["nor these"], "path": "c.jpg"}\n'
+    )
+    found = read(tmp_path, lines, "rows.jsonl", confidence_column="sure")
+    assert [row.detail for row in found[:2]] == ["no 'Tags' in the row", found[1].detail]
+    assert [(row.uri, row.annotations) for row in found[2:]] == [
+        ("b.jpg", (Annotation("cat", 0.0),)),
+        ("c.jpg", (Annotation("dog"),)),
+    ]
+    found = read(tmp_path, lines, "rows.jsonl", labels_column="labels")
+    assert [labels(row) for row in found[3:]] == [["nor these"]]
+
+
+def test_columns_are_looked_for_in_the_first_json_lines_alone(tmp_path, monkeypatch):
+    first = '{"path": "a.jpg"}\n'
+    last = '{"path": "b.jpg", "labels": []}\n'
+    assert len(read(tmp_path, first * 999 + last, "rows.jsonl")) == 1000
+    message = "rows.jsonl:1: no column for the labels: .* Columns found: path; usual names: labels"
+    with pytest.raises(SourceError, match=message):
+        read(tmp_path, first * 1000 + last, "rows.jsonl")
+    monkeypatch.setattr(text, "_FIRST_BYTES", len(first + last) - 3)
+    with pytest.raises(SourceError, match=message):
+        read(tmp_path, first + last, "rows.jsonl")
+
+
 def test_the_optional_columns_are_read_where_they_are(tmp_path):
     md5 = "d41d8cd98f00b204e9800998ecf8427e"
     found = read(
@@ -225,6 +255,32 @@ def test_dead_letters_read_back_the_same(tmp_path, annotations):
     csv.writer(file).writerow(["a.jpg", cell, "7", "not_found", "no file", "machine"])
     found = read(tmp_path, file.getvalue())
     assert found == [ImageRow("7", "a.jpg", annotations, "0:2")]
+
+
+def test_dead_letters_that_name_no_image_are_passed_over(tmp_path):
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(DeadLetter._fields)
+    writer.writerows([
+        dead_letter("bad_row", 'no CSV: "x', "rows.csv:2"),
+        dead_letter("not_found", "no file", "rows.csv:3", "a.jpg", "cat", "7"),
+        dead_letter("bad_row", "another", "rows.csv:4", "b.jpg", "dog", "8"),
+        dead_letter("not_found", "no row says where the image is", "rows.csv:5", "", "cat", "9"),
+    ])  # fmt: skip
+    first, second, without_path = read(tmp_path, file.getvalue())
+    assert first == ImageRow("7", "a.jpg", said("cat"), "0:3")
+    assert second == ImageRow("8", "b.jpg", said("dog"), "0:4")
+    assert without_path.detail == "the image is empty"
+
+
+def test_a_file_of_nothing_but_bad_rows_has_none_to_try_again(tmp_path):
+    lines = f"{','.join(DeadLetter._fields)}\n,,,,0,bad_row,no image,rows.csv:2\n"
+    assert read(tmp_path, lines) == []
+
+
+def test_an_empty_image_in_a_file_without_places_is_a_bad_row(tmp_path):
+    (bad,) = read(tmp_path, "image_path,labels,reason\n,cat,bad_row\n")
+    assert bad.detail == "the image is empty"
 
 
 def test_plain_labels_are_written_as_plain_text():

@@ -63,6 +63,23 @@ def test_what_is_drawn_is_in_the_drawn_split_alone():
 
 def test_labels_are_counted_inside_and_outside_the_class_list_and_negatives_too():
     said = (CAT, DOG, Annotation("cow", 0.0))
-    assert chooser(Selection(), min_labels=3).has_labels(said)
-    assert not chooser(Selection(), min_labels=4).has_labels(said)
-    assert not chooser(Selection()).is_eligible((Annotation("cow", 0.0),))  # no positive
+    (image,) = merged([ImageRow("a", "", said, "0:1")])[1]
+    assert chooser(Selection(), min_labels=3).has_labels(image)
+    assert not chooser(Selection(), min_labels=4).has_labels(image)
+
+
+def test_to_be_drawn_takes_a_positive_of_the_class_list():
+    for said, is_eligible in (((CAT,), True), ((DOG,), False), ((Annotation("cat", 0.0),), False)):
+        (image,) = merged([ImageRow("a", "", said, "0:1")])[1]
+        assert chooser(Selection()).is_eligible(image) == is_eligible
+
+
+def test_files_of_the_same_id_are_remembered():
+    found = [ImageRow("a", name, (CAT,), "0:1") for name in ("y.jpg", "x.jpg", "x.jpg", "")]
+    (image,) = merged(found)[1]
+    assert (image.uri, image.other_uris) == ("x.jpg", ("y.jpg",))
+
+
+def test_several_splits_of_one_image_are_all_named():
+    found = [ImageRow("a", "a", (CAT,), "0:1", split=split) for split in ("train", "", "eval")]
+    assert merged(found)[1][0].split == "eval,train"

@@ -45,13 +45,14 @@ class Place:
         path.write_bytes(data if isinstance(data, bytes) else data.encode())
         return str(path)
 
-    def source(self, labels="*labels.csv", image_info=None, images="images"):
+    def source(self, labels="*labels.csv", image_info=None, images="images", **options):
         return OpenImages(
             SourceOptions(
                 "open_images",
                 images=str(self.path / images),
                 labels=str(self.path / labels),
                 image_info=image_info and str(self.path / image_info),
+                **options,
             )
         )
 
@@ -127,6 +128,14 @@ def test_the_subset_is_in_the_name_of_the_file_or_of_its_folder(place, name, sub
     place.write(name, LABELS + f"1,verification,{CAT},1\n")
     (found,) = place.read(labels=name).values()
     assert [(row.uri, row.split) for row in found] == [(f"{subset}/1.jpg", subset)]
+
+
+def test_the_only_split_column_is_the_subset(place):
+    place.write("train-labels.csv", LABELS + f"1,verification,{CAT},1\n")
+    assert [row.split for row in place.read(split_column="Subset")["train-labels.csv"]] == ["train"]
+    for column in ("subset", "Source"):
+        with pytest.raises(SourceError, match=f"={column}: the split column of Open .* is Subset"):
+            place.source(split_column=column).inventory()
 
 
 def test_a_header_misspelt_as_in_copies_of_tfds_is_read(place):

@@ -29,6 +29,19 @@ def test_each_split_is_previewed(workplace, capsys):
     assert sum(counts) == 40
 
 
+def test_a_column_and_a_drawn_split_are_previewed_as_they_will_be(workplace, capsys):
+    rows = [
+        f"{row},{'train' if n % 4 else 'eval'}" for n, row in enumerate(workplace.add_images(40))
+    ]
+    workplace.write_labels(rows, header="image_path,labels,subset")
+    assert workplace.run("--split_column=subset", "--fasteval=8", "--plan_only", split=None) == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"split '(\w+)' would have", text) == ["eval", "fasteval", "train"]
+    assert workplace.run("--split_column=subset", "--fasteval=8", split=None) == 0
+    shards = [len(workplace.shards(split)) for split in ("eval", "fasteval", "train")]
+    assert [int(n) for n in re.findall(r"  shards +(\d+)", text)] == shards
+
+
 def test_images_of_the_sample_that_cannot_be_read_are_said(workplace, capsys):
     workplace.write_labels([*workplace.add_images(5), "absent.jpg,cat"])
     assert workplace.run("--plan_only") == 0

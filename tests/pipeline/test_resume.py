@@ -186,8 +186,14 @@ def test_a_damaged_marker_of_another_split_is_passed_over(finished, text):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"inputs": []}', '{"inputs": {}, "recipe": 1}'])
-def test_a_damaged_record_is_refused_in_words(finished, capsys, text):
-    (finished.output / "commits/train/run.json").write_text(text)
+def test_a_damaged_record_is_made_anew_or_refused_in_words(finished, capsys, text):
+    record = finished.output / "commits/train/run.json"
+    whole = record.read_text()
+    record.write_text(text)
+    assert finished.run("--num_shards=4") == 0  # the marker knows the fingerprint
+    assert record.read_text() == whole
+    record.write_text(text)
+    (finished.output / "train.completed.json").unlink()
     capsys.readouterr()
     assert finished.run("--num_shards=4") == 2
     error = capsys.readouterr().err
@@ -256,7 +262,7 @@ def test_overwrite_takes_the_old_marker_away_first(finished, capsys):
 def test_a_second_split_with_another_class_list_is_refused(finished, capsys):
     finished.classes.write_text("class\nanimal\ncat\n")
     assert finished.run(split="eval") == 2
-    assert "the class list of the folder's other splits (train)" in capsys.readouterr().err
+    assert "that of the folder's other splits (train)" in capsys.readouterr().err
 
 
 def test_two_runs_of_one_split_at_once_are_refused(finished, capsys):
@@ -322,6 +328,42 @@ def test_overwrite_spares_files_that_are_not_ours(finished):
     stranger.write_text("precious")
     assert finished.run("--overwrite") == 0
     assert stranger.read_text() == "precious"
+
+
+@pytest.mark.parametrize("damage", ["absent", "changed"])
+def test_a_damaged_class_list_is_written_again(finished, damage):
+    path = finished.output / "classes.tsv"
+    whole = path.read_bytes()
+    if damage == "absent":
+        path.unlink()
+    else:
+        path.write_bytes(whole.replace(b"cat", b"caz"))
+    assert finished.run("--num_shards=4") == 0
+    assert path.read_bytes() == whole
+
+
+def test_nobody_who_listens_is_no_reason_to_fail(workplace):
+    workplace.write_labels(workplace.add_images(3))
+    command = [sys.executable, beam_runner.__file__, *workplace.arguments()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert (workplace.output / "train.completed.json").exists()
+
+
+def test_workers_end_with_a_launcher_that_is_killed(workplace):
+    add_slow_images(workplace, 100)
+    command = [sys.executable, beam_runner.__file__, *workplace.arguments(*FLAGS, "--workers=2")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_for(process, lambda: list(workplace.output.glob("commits/train/*-of-*.tmp")))
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
 
 
 def test_a_class_list_of_the_user_in_the_output_folder_stays_as_it_is(workplace):

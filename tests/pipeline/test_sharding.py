@@ -32,11 +32,11 @@ def plan(tmp_path, num_shards=1, split="train", min_labels=0):
         images=str(tmp_path),
         allow_hosts=(),
         files=("rows.csv",),
-        label_delimiter="|",
         verifies_checksums=True,
         counts_duplicates=True,
         fingerprint="0" * 64,
         rules=LabelRules(CLASSES),
+        draw_rules=LabelRules(CLASSES),
         recipe=recipe,
     )
 

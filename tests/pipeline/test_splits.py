@@ -50,6 +50,78 @@ def test_a_column_names_the_splits(images, capsys):
     assert letters.count("bad_row") == 1
 
 
+def test_all_rows_of_an_image_follow_it_into_its_split(images):
+    rows = []
+    for index, row in enumerate(images.rows):
+        name, labels = row.split(",")
+        first, *rest = labels.split("|")
+        rows += [f"{name},{first},{'eval' if index % 4 == 0 else 'train'}"]
+        rows += [f"{name},{label}," for label in rest]  # these name no split
+    rows.append("0.jpg,plant,train")  # which is in eval
+    images.write_labels(rows, header="image_path,labels,subset")
+    flags = ("--split_column=subset", "--long_form", "--max_failure_rate=0.1")
+    assert images.run(*flags, split=None) == 0
+    evaluation, train = examples(images, "eval"), examples(images, "train")
+    assert set(evaluation) == {f"{index}.jpg" for index in range(4, 60, 4)}
+    assert set(train) == {f"{index}.jpg" for index in range(60) if index % 4}
+    assert train["1.jpg"].labels == (0, 2)  # dog|animal
+    assert "several_splits" in images.dead_letters("eval")
+
+
+def test_a_drawn_split_has_no_other_of_its_name(images, capsys):
+    rows = [f"{row},{'train' if index else 'fasteval'}" for index, row in enumerate(images.rows)]
+    images.write_labels(rows, header="image_path,labels,subset")
+    assert images.run("--split_column=subset", "--fasteval=3", split=None) == 2
+    assert "a split 'fasteval' of its own" in capsys.readouterr().err
+
+
+def test_only_images_of_the_class_list_are_drawn(images):
+    images.classes.write_text("class\nplant\n")
+    assert images.run("--fasteval=15", split=None) == 0
+    assert all(example.labels for example in examples(images, "fasteval").values())
+
+
+def test_drawn_images_that_are_lost_are_said(images, capsys):
+    for index in range(0, 60, 2):
+        (images.images / f"{index}.jpg").unlink()
+    assert images.run("--fasteval=60", "--max_failure_rate=1", split=None) == 0
+    assert "warning: 60 images were drawn, and 30 are written" in capsys.readouterr().out
+
+
+def test_images_that_are_left_out_do_not_count_for_the_class_list(images):
+    images.write_labels([f"{n}.jpg,{'plant' if n < 40 else 'cat|animal'}" for n in range(60)])
+    assert images.run("--min_labels=2", "--max_classes=1", without=["classes"]) == 0
+    assert metadata.load_vocabulary(images.output).classes == ("animal",)
+
+
+def test_an_evaluation_split_alone_builds_its_class_list(images):
+    assert images.run(split="eval", without=["classes"]) == 0
+    assert len(metadata.load_vocabulary(images.output)) == 4
+
+
+def test_what_kept_a_class_list_from_being_built_is_said(images, capsys):
+    images.write_labels(["0.jpg,cat,7"], header="image_path,labels,confidence")
+    assert images.run(without=["classes"]) == 2
+    error = capsys.readouterr().err
+    assert "no positive label" in error
+    assert f"1 rows that cannot be read, as {images.labels}:2: " in error
+
+
+def test_the_number_of_shards_does_not_depend_on_how_rows_are_filed(images):
+    header = "image_path,labels"
+    rows = [f"{row.split(',')[0]},{label}" for row in images.rows
+            for label in row.split(",")[1].split("|")]  # fmt: skip
+    images.write_labels(rows, header)
+    assert images.run("--long_form") == 0
+    whole = images.shards()
+    images.output = images.root / "parts"
+    for part in range(3):
+        text = "\n".join([header, *rows[part::3]]) + "\n"
+        (images.root / f"part-{part}.csv").write_text(text)
+    assert images.run("--long_form", f"--labels={images.root}/part-*.csv") == 0
+    assert images.shards() == whole
+
+
 def test_rows_without_a_split_are_refused(images, capsys):
     rows = [f"{row},{'train' if index else ''}" for index, row in enumerate(images.rows)]
     images.write_labels(rows, header="image_path,labels,subset")

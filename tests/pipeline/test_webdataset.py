@@ -131,8 +131,9 @@ def test_labels_are_in_the_json_else_the_class_else_the_text(tmp_path, members, 
 
 def test_where_a_flag_names_the_labels_nothing_else_is_taken_for_them(tmp_path):
     members = [("1.jpg", b""), ("1.txt", "a caption"), ("1.json", {"labels": ["x"]})]
-    (row,) = read_shard(tmp_path, members, labels_column="tagged")
-    assert row.annotations == ()
+    other = [("2.jpg", b""), ("2.json", {"tagged": ["y"]})]
+    found = read_shard(tmp_path, [*members, *other], labels_column="tagged")
+    assert [row.annotations for row in found] == [(), (Annotation("y"),)]
 
 
 def test_a_key_ends_at_the_first_dot_behind_the_last_slash(tmp_path):
@@ -188,8 +189,51 @@ def test_a_sample_that_cannot_be_read_is_one_bad_row(tmp_path, members, detail):
 
 
 def test_an_id_that_the_json_has_not_is_a_bad_row(tmp_path):
-    (bad,) = read_shard(tmp_path, [("1.jpg", b""), ("1.json", {})], id_column="uid")
+    members = [("1.jpg", b""), ("1.json", {}), ("2.jpg", b""), ("2.json", {"uid": 7})]
+    bad, row = read_shard(tmp_path, members, id_column="uid")
     assert (bad.text, bad.detail) == ("1", "no image id")
+    assert row.image_id == "7"
+
+
+FLAGS = ("labels", "id", "confidence", "label_source", "checksum", "rotation", "split")
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_field_that_a_flag_names_and_no_sample_has_is_an_error(tmp_path, flag, suffix):
+    members = [("1.jpg", b""), ("1.json", {"labels": ["cat"], "sure": 0}), ("2.jpg", b"")]
+    path = write_shard(tmp_path / "0.tar", members)
+    (tmp_path / "1.tar.gz").write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(SourceError) as raised:
+        source_of(f"{tmp_path}/[01]{suffix}", **{f"{flag}_column": "Sure"}).inventory()
+    assert str(raised.value) == (
+        f"--images={tmp_path}/[01]{suffix}: of 2 samples looked at, none has a field 'Sure' "
+        f"(--{flag}_column). Fields found: labels, sure"
+    )
+
+
+def test_an_image_that_a_flag_names_and_no_sample_has_is_an_error(tmp_path):
+    path = write_shard(tmp_path / "0.tar", [("1.jpg", b""), ("1.cls", "7"), ("2.jpg", b"")])
+    with pytest.raises(SourceError, match=r"none has a file \.png .* Files found: \.cls, \.jpg"):
+        source_of(path, image_column="png").inventory()
+
+
+def test_what_only_samples_of_a_later_shard_have_is_found(tmp_path):
+    write_shard(tmp_path / "0.tar", [("1.jpg", b""), ("1.json", "{")])
+    (tmp_path / "1.tar").write_bytes(b"\1" * 700)
+    write_shard(tmp_path / "2.tar", [("2.jpg", b""), ("2.json", {"uid": 7})])
+    found = read(tmp_path, f"{tmp_path}/*.tar", id_column="uid")
+    assert [getattr(row, "image_id", None) for row in found] == [None, None, "7"]
+
+
+@pytest.mark.parametrize("labels", [("1.json", {"labels": ["cat"]}), ("1.cls", "cat")])
+def test_labels_without_the_confidence_that_a_flag_names_are_a_bad_row(tmp_path, labels):
+    rest = [("2.jpg", b""), ("2.cls", "dog"), ("2.json", {"sure": 0}), ("3.jpg", b"")]
+    members = [("1.jpg", b""), labels, *rest]
+    bad, negative, unlabelled = read_shard(tmp_path, members, confidence_column="sure")
+    assert (bad.text, bad.detail) == ("1", "labels, but no field 'sure' (--confidence_column)")
+    assert negative.annotations == (Annotation("dog", 0.0),)
+    assert unlabelled.annotations == ()
 
 
 def test_of_a_damaged_shard_whole_samples_are_rows_and_the_damage_is_one_bad_row(tmp_path):
@@ -260,6 +304,6 @@ def test_the_digest_is_of_names_sizes_and_columns(tmp_path):
         write_shard(tmp_path / folder / "0.tar", [("1.jpg", b"image")])
     digest = source_of(tmp_path / "one" / "0.tar").inventory().digest
     assert source_of(tmp_path / "two" / "*.tar").inventory().digest == digest
-    assert source_of(tmp_path / "one" / "*", id_column="uid").inventory().digest != digest
+    assert source_of(tmp_path / "one" / "*", label_delimiter=";").inventory().digest != digest
     write_shard(tmp_path / "two" / "0.tar", [(f"{i}.jpg", b"i" * 9000) for i in range(2)])
     assert source_of(tmp_path / "two" / "*.tar").inventory().digest != digest
