@@ -96,7 +96,7 @@ def compare(coordinator, here, name, config, num_classes, closures):
                 seconds = time.monotonic() - started
                 rates[kind].append(closures * STEPS_PER_CLOSURE / seconds)
     medians = {kind: statistics.median(values) for kind, values in rates.items()}
-    print(f"{name}: {len(network.variables)} tensors, {network.count_params():,} parameters")
+    print(f"{name}: {len(network.weights)} tensors, {network.count_params():,} parameters")
     for kind, rate in medians.items():
         spread = f"{min(rates[kind]):.1f} to {max(rates[kind]):.1f}"
         print(f"  {kind:20s} {rate:7.1f} steps/s ({spread})")
@@ -127,7 +127,7 @@ class VariablePerTensor:
         self._wire_dtype = tf.as_dtype(config.train.wire_dtype)
         loads = dict.fromkeys(devices, 0)
         self._cells = {}
-        for variable in sorted(network.variables, key=lambda v: -math.prod(v.shape)):
+        for variable in sorted(network.weights, key=lambda v: -math.prod(v.shape)):
             device = min(devices, key=loads.get)
             loads[device] += math.prod(variable.shape)
             with tf.device(device):

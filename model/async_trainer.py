@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from model import checkpoint, optimizers
 from model.cluster import EXIT_TRY_AGAIN, ClusterError
-from model.input import training_dataset
+from model.input import SINGLE_LABEL_RULE, training_dataset
 from model.run_folder import TrainingError
 from model.telemetry import Telemetry, report
 from model.training_step import training_step
@@ -98,8 +98,8 @@ def make_executor(config, network, store, split, cluster=None, coordinator=None)
         # Unrolled: 60, 177 and 242 trivial steps/s at 1, 8 and 32 steps a closure, where a loop
         # inside the graph is slower.
         for _ in range(config.train.steps_per_closure):
-            images, labels = next(iterator)
-            training_step(network, store, images, labels)
+            images, targets = next(iterator)
+            training_step(config, network, store, images, targets)
 
     def dataset_fn():
         return training_dataset(config, split.shard_paths)
@@ -180,6 +180,11 @@ def _errors_in_words():
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
+        if SINGLE_LABEL_RULE in str(error):
+            raise TrainingError(
+                f"{_core_of(error)}. Choose another loss, or train on a split in which every image "
+                "has one label."
+            ) from error
         if "not finite" not in str(error):
             raise
         raise TrainingError(
@@ -197,5 +202,8 @@ def _errors_in_words():
 
 def _core_of(error):
     """What a TensorFlow error says, without the graph and the stack around it."""
+    assertion = re.search(r"assertion failed: \[(.*)\]", str(error))
+    if assertion:
+        return assertion[1].replace("] [", " ")
     found = re.search(r"(corrupted|truncated) record at \d+|[^\n;]*No such file[^\n]*", str(error))
     return found[0] if found else str(error).strip().split("\n")[0][:300]

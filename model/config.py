@@ -2,8 +2,9 @@
 
     config = load_preset("demo", overrides=["optimizer.learning_rate=0.002"])
 
-A preset is a TOML file of `model/presets/`; what it leaves out keeps the default given here.
-The resolved configuration is written into the run's folder and compared when the run is resumed.
+A preset is a TOML file of `model/presets/`. What it leaves out keeps the value of the preset that
+its `base` names, or the default given here. The resolved configuration is written into the run's
+folder and compared when the run is resumed.
 """
 
 import dataclasses
@@ -21,12 +22,35 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message says what is wrong and what to do."""
 
 
+_EVERY_NETWORK = ("width", "fully_connected", "dropout", "batch_norm_momentum")
+_SEPARABLE = ("intermediate_activation", "channel_segments")
+# The options of each network of model.zoo: what its builder takes by name.
+NETWORK_OPTIONS = {
+    "xception": (*_EVERY_NETWORK, *_SEPARABLE, "middle_modules", "residual", "small_stem"),
+    "inception_v3": (*_EVERY_NETWORK, "small_stem"),
+    "vgg_separable": (*_EVERY_NETWORK, *_SEPARABLE),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     name: str = "xception"  # a key of model.zoo.NETWORKS
     width: float = 1.0  # multiplies the filters of every layer
     middle_modules: int = 8  # repeats of the middle flow (figure 5)
+    residual: bool = True  # residual connections; figure 9 compares with none
+    # none, relu or elu, between the two parts of a separable convolution (section 4.7, figure 10)
+    intermediate_activation: str = "none"
+    # In how many segments of the channels spatial convolutions are done (sections 1.2 and 5): 1 is
+    # a regular convolution, 0 one a channel, as in the paper.
+    channel_segments: int = 0
+    small_stem: bool = False  # shrinks half as much, for images under 100 pixels
+    fully_connected: int = 0  # units of two layers before the classifier; 4096 in figures 7, 8
+    dropout: float = 0.0  # before the classifier; 0.5 on ImageNet, none on JFT (section 4.3)
     batch_norm_momentum: float = 0.99  # share of the moving statistics that a step keeps
+
+    def options(self):
+        """{option: value} for the network's builder."""
+        return {option: getattr(self, option) for option in NETWORK_OPTIONS[self.name]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,24 +58,45 @@ class InputConfig:
     image_size: int = 299  # pixels a side of what the network sees
     batch_size: int = 32  # images a step, on each worker
     min_crop_area: float = 0.08  # smallest share of an image that a training crop keeps
+    max_crop_aspect: float = 4 / 3  # longest side over shortest of a training crop
     flip: bool = True  # mirror half of the training images left to right
+    color_distortion: bool = False  # of training images; see model.augment
+    interpolation: str = "bilinear"  # of crops to image_size: bilinear, bicubic or area
     eval_crop: float = 0.875  # share of the shorter side that the central crop keeps
     shuffle_buffer: int = 4096  # examples; the shards are in random order already
     decode_threads: int = 0  # threads that decode images on each worker; 0: one a core
 
 
 @dataclasses.dataclass(frozen=True)
+class LossConfig:
+    name: str = "sigmoid_cross_entropy"  # or asymmetric, focal; softmax_cross_entropy: one label
+    # What counts of a class that is neither a label nor a verified negative of an image: 1 takes
+    # it for a negative, 0 masks it, and between them a negative counts for so much.
+    unknown_weight: float = 1.0
+    # Of labels. ignore: all are certain; weight: a label counts for its confidence;
+    # soft_target: its target is its confidence, as distillation has it.
+    confidence: str = "ignore"
+    gamma_positive: float = 0.0  # asymmetric: focusing of positives (Ridnik et al. 2021)
+    gamma_negative: float = 4.0  # asymmetric: focusing of negatives
+    clip: float = 0.05  # asymmetric: negatives of a lower probability cost nothing
+    gamma: float = 2.0  # focal: focusing (Lin et al. 2017)
+    alpha: float = 0.25  # focal: weight of positives; negatives have 1 - alpha
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
+    name: str = "rmsprop"  # rmsprop, or sgd: gradient descent with momentum (section 4.2)
     learning_rate: float = 0.001  # at the start (section 4.2)
     decay: str = "staircase"  # staircase: sudden, as in the paper; cosine: smooth, once
     decay_rate: float = 0.9  # the rate is multiplied by this ...
     decay_every: float = 3_000_000.0  # ... when so many `schedule_unit`s have passed
     warmup: float = 0.0  # `schedule_unit`s over which the rate rises from zero
     schedule_unit: str = "samples"  # samples, steps, or run (1.0 is the whole run)
-    rho: float = 0.9  # how much of the mean squared gradient a step keeps
     momentum: float = 0.9  # section 4.2
-    epsilon: float = 1.0  # added to the mean squared gradient, inside the root
-    weight_decay: float = 1e-5  # L2 on every kernel (section 4.3)
+    rho: float = 0.9  # rmsprop: how much of the mean squared gradient a step keeps
+    epsilon: float = 1.0  # rmsprop: added to the mean squared gradient, inside the root
+    weight_decay: float = 1e-5  # on every kernel, and on nothing else (section 4.3)
+    decoupled_decay: bool = False  # false: L2, a part of the gradient; true: beside it, as in AdamW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +117,17 @@ class TrainConfig:
 class Config:
     network: NetworkConfig = NetworkConfig()
     input: InputConfig = InputConfig()
+    loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
 
 
 _CHOICES = {
+    "network.intermediate_activation": ("none", "relu", "elu"),
+    "input.interpolation": ("bilinear", "bicubic", "area"),
+    "loss.name": ("sigmoid_cross_entropy", "asymmetric", "focal", "softmax_cross_entropy"),
+    "loss.confidence": ("ignore", "weight", "soft_target"),
+    "optimizer.name": ("rmsprop", "sgd"),
     "optimizer.decay": ("staircase", "cosine"),
     "optimizer.schedule_unit": ("samples", "steps", "run"),
     "train.wire_dtype": ("float32", "bfloat16"),
@@ -98,11 +149,19 @@ _POSITIVE = (
     "train.log_every",
     "train.stall_timeout",
 )
-_BELOW_ONE = ("network.batch_norm_momentum",)  # at 1 the statistics would never move
+_BELOW_ONE = (
+    "network.batch_norm_momentum",  # at 1 the statistics would never move
+    "network.dropout",
+    "loss.clip",  # at 1 no negative would ever cost anything
+)
 _SHARES = (  # at least 0, at most 1
     "network.batch_norm_momentum",
+    "network.dropout",
     "input.min_crop_area",
     "input.eval_crop",
+    "loss.unknown_weight",
+    "loss.clip",
+    "loss.alpha",
     "optimizer.decay_rate",
     "optimizer.rho",
     "optimizer.momentum",
@@ -110,7 +169,12 @@ _SHARES = (  # at least 0, at most 1
 )
 _NOT_NEGATIVE = (
     "network.middle_modules",
+    "network.channel_segments",
+    "network.fully_connected",
     "input.decode_threads",
+    "loss.gamma_positive",
+    "loss.gamma_negative",
+    "loss.gamma",
     "train.seed",
     "optimizer.warmup",
     "optimizer.weight_decay",
@@ -127,7 +191,7 @@ def load_preset(name, overrides=()):
     """The preset's Config with `section.field=value` overrides applied; ConfigError if unusable."""
     if name not in preset_names():
         raise ConfigError(_unknown("preset", name, preset_names()))
-    values = tomllib.loads((PRESETS_DIR / f"{name}.toml").read_text())
+    values = _preset_values(name)
     for override in overrides:
         key, equals, value = override.partition("=")
         section, dot, field = key.strip().partition(".")
@@ -138,6 +202,16 @@ def load_preset(name, overrides=()):
             )
         values.setdefault(section, {})[field] = _parse_value(value.strip())
     return from_dict(values)
+
+
+def _preset_values(name):
+    """{section: {field: value}} of a preset and of the one that its `base` names, under it."""
+    values = tomllib.loads((PRESETS_DIR / f"{name}.toml").read_text())
+    base = values.pop("base", None)
+    merged = _preset_values(base) if base else {}
+    for section, fields in values.items():
+        merged.setdefault(section, {}).update(fields)
+    return merged
 
 
 def read(path):
@@ -197,7 +271,21 @@ def _section(name, kind, values):
     return kind(**checked)
 
 
+def _check_network(network):
+    if network.name not in NETWORK_OPTIONS:
+        raise ConfigError(_unknown("network", network.name, list(NETWORK_OPTIONS)))
+    options = NETWORK_OPTIONS[network.name]
+    for field in dataclasses.fields(network):
+        value = getattr(network, field.name)
+        if field.name not in ("name", *options) and value != field.default:
+            raise ConfigError(
+                f"The network {network.name} has no option {field.name}. Received: {value!r}; "
+                f"leave it at {field.default!r}. Its options: {', '.join(options)}."
+            )
+
+
 def _check_values(config):
+    _check_network(config.network)
     for key in _POSITIVE:
         _check(config, key, lambda value: 0 < value < float("inf"), "must be above zero")
     for key in _NOT_NEGATIVE:
@@ -208,6 +296,20 @@ def _check_values(config):
         _check(config, key, lambda value: value < 1, "must be below 1")
     for key, choices in _CHOICES.items():
         _check(config, key, lambda value, c=choices: value in c, f"must be one of {choices}")
+    _check(config, "input.max_crop_aspect", lambda value: 1 <= value < 100, "must be 1 to 100")
+    if config.loss.name == "softmax_cross_entropy":
+        _check_single_label_loss(config)
+
+
+def _check_single_label_loss(config):
+    rule = "with loss.name=softmax_cross_entropy, where every image has its one label"
+    _check(config, "loss.unknown_weight", lambda value: value == 1, f"must be 1 {rule}")
+    _check(
+        config,
+        "loss.confidence",
+        lambda value: value != "soft_target",
+        f"must be ignore or weight {rule}",
+    )
 
 
 def _check(config, key, is_fine, rule):

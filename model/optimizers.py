@@ -1,7 +1,10 @@
-"""The learning-rate schedule, and RMSprop as one fused op where the parameter lives."""
+"""The learning-rate schedule, and each optimizer as one fused op where the parameter lives."""
 
 import numpy as np
 import tensorflow as tf
+
+# What each optimizer keeps of every trainable parameter.
+SLOTS = {"rmsprop": ("mean_square", "momentum"), "sgd": ("momentum",)}
 
 
 def learning_rate(config, step, samples):
@@ -32,6 +35,39 @@ def learning_rate(config, step, samples):
     if schedule.warmup > 0:
         rate *= tf.minimum(progress / schedule.warmup, 1.0)
     return tf.cast(rate, tf.float32)
+
+
+def apply(config, parameters, slots, gradient, rate):
+    """One step of the configured optimizer on a flat variable, in place.
+
+    Args:
+        config: an OptimizerConfig.
+        slots: {name: variable of the parameters' shape} for the names in SLOTS.
+    """
+    if config.name == "sgd":
+        return apply_sgd(config, parameters, slots["momentum"], gradient, rate)
+    return apply_rmsprop(
+        config, parameters, slots["mean_square"], slots["momentum"], gradient, rate
+    )
+
+
+def apply_sgd(config, parameters, momentum, gradient, rate):
+    """One step of gradient descent with momentum, under its lock (paper, section 4.2).
+
+    momentum    <- m momentum + gradient
+    parameters  <- parameters - rate momentum
+
+    The rate stands outside of the momentum, as in TensorFlow's MomentumOptimizer of the paper's
+    time: when it falls, all of the next step is smaller.
+    """
+    return tf.raw_ops.ResourceApplyMomentum(
+        var=parameters.handle,
+        accum=momentum.handle,
+        lr=rate,
+        grad=gradient,
+        momentum=config.momentum,
+        use_locking=True,
+    )
 
 
 def apply_rmsprop(config, parameters, mean_square, momentum, gradient, rate):

@@ -2,7 +2,7 @@
 
 The store holds every parameter of a network in a few flat vectors ("blocks"), cut evenly over the
 ps. A worker pulls the blocks, cuts them into the network's tensors, and pushes one flat gradient a
-block; all else happens where the block lives: weight decay, RMSprop, Polyak averages, the
+block; all else happens where the block lives: weight decay, the optimizer, Polyak averages, the
 statistics of batch normalization, and the counters of steps and samples.
 
 Flat blocks, not a variable a tensor: equal pieces balance any number of servers, whatever the
@@ -13,8 +13,8 @@ Xception with 1,000 classes.
 
 Each segment of the flat layout has a rule of its own:
 
-    decayed      kernels: RMSprop and weight decay        sent in the wire type
-    plain        other trainable parameters: RMSprop      sent in the wire type
+    decayed      kernels: optimizer and weight decay      sent in the wire type
+    plain        other trainable parameters: optimizer    sent in the wire type
     statistics   moving means and variances               sent in float32
 
 Statistics move toward what a batch held, from where they are by then: value += (1 - m) (batch -
@@ -62,7 +62,7 @@ class Layout:
     def of(cls, network):
         """The layout of a built Keras model. Kernels, and only they, are decayed (section 4.3)."""
         segments: dict[str, list[Tensor]] = {"decayed": [], "plain": [], "statistics": []}
-        for variable in network.variables:
+        for variable in network.weights:  # the state of random generators is not among them
             tensor = Tensor(variable.path, tuple(variable.shape))
             if not variable.trainable:
                 if not variable.dtype.startswith("float"):
@@ -136,9 +136,9 @@ def place(layout, devices):
 
 
 class _Block:
-    """The variables of one placement."""
+    """The variables of one placement. `slots`: names of what the optimizer keeps of each value."""
 
-    def __init__(self, placement):
+    def __init__(self, placement, slots):
         self.segment = placement.segment
         self.size = placement.size
         self.device = placement.device
@@ -147,9 +147,11 @@ class _Block:
             zeros = tf.zeros([self.size])
             self.values = tf.Variable(zeros)
             self.ema = tf.Variable(zeros)
-            if self.trainable:
-                self.mean_square = tf.Variable(zeros)
-                self.momentum = tf.Variable(zeros)
+            self.slots = {name: tf.Variable(zeros) for name in slots if self.trainable}
+
+    def variable(self, kind):
+        """What holds a kind of state (see _KINDS), or None where this block has no such."""
+        return {"parameters": self.values, "ema": self.ema, **self.slots}.get(kind)
 
     def read(self, wire_dtype):
         """The values, cast where they live to what goes over the wire."""
@@ -163,15 +165,12 @@ class _Block:
             if self.trainable:
                 gradient = tf.cast(update, tf.float32)
                 if self.segment == "decayed":
-                    gradient += config.optimizer.weight_decay * self.values.read_value()
-                optimizers.apply_rmsprop(
-                    config.optimizer,
-                    self.values,
-                    self.mean_square,
-                    self.momentum,
-                    gradient,
-                    rate,
-                )
+                    decay = config.optimizer.weight_decay * self.values.read_value()
+                    if config.optimizer.decoupled_decay:
+                        self.values.assign_sub(rate * decay, read_value=False)
+                    else:
+                        gradient += decay
+                optimizers.apply(config.optimizer, self.values, self.slots, gradient, rate)
             else:
                 keep = config.network.batch_norm_momentum
                 difference = self.values.read_value() - update
@@ -185,7 +184,9 @@ class Pulled:
     """What a worker starts a step from."""
 
     trainable: list  # float32 tensors, in the order of network.trainable_variables
-    statistics: list  # float32 tensors, in the order of network.non_trainable_variables
+    # In the order of network.non_trainable_variables: float32 batch statistics; and for each random
+    # generator its state, [train.seed, samples], see layers.Dropout.
+    statistics: list
     step: tf.Tensor  # int64: the store's counter when it was pulled
     samples: tf.Tensor  # int64
 
@@ -215,11 +216,15 @@ class ParameterStore:
         self._wire_dtype = tf.as_dtype(config.train.wire_dtype if ps_devices else "float32")
         devices = ps_devices or ["/device:CPU:0"]
         self._trainable_order = [v.path for v in network.trainable_variables]
-        self._statistics_order = [v.path for v in network.non_trainable_variables]
-        self._blocks = [_Block(placement) for placement in place(self.layout, devices)]
+        stored = {v.path for v in network.non_trainable_weights}
+        self._statistics_order = [  # None: a random generator's state, which is never stored
+            v.path if v.path in stored else None for v in network.non_trainable_variables
+        ]
+        slots = optimizers.SLOTS[config.optimizer.name]
+        self._blocks = [_Block(placement, slots) for placement in place(self.layout, devices)]
         with tf.device(devices[0]):
             self._counters = tf.Variable(tf.zeros([4], tf.float64))
-        initial = {v.path: np.asarray(v) for v in network.variables}
+        initial = {v.path: np.asarray(v) for v in network.weights}
         self.restore({"parameters": initial, "ema": initial, "step": 0, "samples": 0})
 
     # ---- Traced into a worker's step ----
@@ -236,11 +241,14 @@ class ParameterStore:
                 pieces = tf.split(flat, [t.size for t in members])
                 for tensor, piece in zip(members, pieces, strict=True):
                     tensors[tensor.path] = tf.reshape(piece, tensor.shape)
+        samples = tf.cast(counters[SAMPLES], tf.int64)
+        # Workers that pull between the same two updates share their noise, on other images.
+        noise_state = tf.stack([tf.constant(self._config.train.seed, tf.int64), samples])
         return Pulled(
             trainable=[tensors[path] for path in self._trainable_order],
-            statistics=[tensors[path] for path in self._statistics_order],
+            statistics=[tensors.get(path, noise_state) for path in self._statistics_order],
             step=tf.cast(counters[STEP], tf.int64),
-            samples=tf.cast(counters[SAMPLES], tf.int64),
+            samples=samples,
         )
 
     def push(self, pulled, gradients, statistics, batch_size, loss):
@@ -258,7 +266,8 @@ class ParameterStore:
         for path, new, old in zip(
             self._statistics_order, statistics, pulled.statistics, strict=True
         ):
-            updates[path] = (new - keep * old) / (1.0 - keep)  # what the batch held
+            if path is not None:
+                updates[path] = (new - keep * old) / (1.0 - keep)  # what the batch held
         rate = optimizers.learning_rate(self._config, pulled.step, pulled.samples)
         ema_decay = self._ramped_ema_decay(pulled.step)
 
@@ -298,14 +307,11 @@ class ParameterStore:
         """
         progress = self.progress()
         state = {"step": progress.step, "samples": progress.samples}
-        for kind, attribute in _STATE.items():
+        for kind in _KINDS:
             vectors = {}
             for name, _ in self.layout.segments():
-                pieces = [
-                    getattr(b, attribute).numpy()
-                    for b in self._blocks
-                    if b.segment == name and hasattr(b, attribute)
-                ]
+                variables = [b.variable(kind) for b in self._blocks if b.segment == name]
+                pieces = [variable.numpy() for variable in variables if variable is not None]
                 if pieces:
                     vectors[name] = np.concatenate(pieces)
             state[kind] = self.layout.unflatten(vectors)
@@ -314,19 +320,22 @@ class ParameterStore:
     def restore(self, state):
         """Writes what `export` gave, whatever the number of devices was then.
 
-        Slots that are absent start at zero, as in a new run.
+        Slots that are absent start at zero, as in a new run, and so do those of another optimizer:
+        what one keeps under a name is nothing that another could go on from.
         """
-        for kind, attribute in _STATE.items():
-            if kind not in state:
+        slots = {name for name in _SLOTS if state.get(name)}
+        same_optimizer = slots == set(optimizers.SLOTS[self._config.optimizer.name])
+        for kind in _KINDS:
+            if kind not in state or (kind in _SLOTS and not same_optimizer):
                 continue
             vectors = self.layout.flatten(_with_zeros(self.layout, state[kind]))
             offsets = dict.fromkeys(vectors, 0)
             for block in self._blocks:
                 start = offsets[block.segment]
                 offsets[block.segment] = start + block.size
-                if hasattr(block, attribute):
-                    piece = vectors[block.segment][start : start + block.size]
-                    getattr(block, attribute).assign(piece)
+                variable = block.variable(kind)
+                if variable is not None:
+                    variable.assign(vectors[block.segment][start : start + block.size])
         step, samples = state["step"], state["samples"]
         self._counters.assign([step, samples, 0.0, _sum_below(step)])
 
@@ -336,7 +345,7 @@ class ParameterStore:
         per_device: dict[str, tuple[int, int]] = {}
         pull_bytes = push_bytes = 0
         for block in self._blocks:
-            state_bytes = block.size * 4 * (4 if block.trainable else 2)
+            state_bytes = block.size * 4 * (2 + len(block.slots))
             blocks, total = per_device.get(block.device, (0, 0))
             per_device[block.device] = (blocks + 1, total + state_bytes)
             moved = block.size * (element if block.trainable else 4)
@@ -356,13 +365,9 @@ class ParameterStore:
         return lines
 
 
-# What a checkpoint calls a kind of state, and the block's variable that holds it.
-_STATE = {
-    "parameters": "values",
-    "ema": "ema",
-    "mean_square": "mean_square",
-    "momentum": "momentum",
-}
+# What a checkpoint calls the kinds of state. Every checkpoint has all; a kind may be empty.
+_SLOTS = ("mean_square", "momentum")
+_KINDS = ("parameters", "ema", *_SLOTS)
 
 
 def _sum_below(step):

@@ -54,7 +54,7 @@ class Predictor:
                 f"{checkpoint_path} was trained on another class list than the run's classes.tsv."
             )
         values = checkpoint.load(checkpoint_path, parameters)
-        for variable in self._network.variables:
+        for variable in self._network.weights:
             value = values.get(variable.path)
             if value is None or value.shape != tuple(variable.shape):
                 found = "nothing" if value is None else f"shape {value.shape}"
@@ -62,7 +62,7 @@ class Predictor:
                     f"{checkpoint_path} is of another network: {variable.path} has shape "
                     f"{tuple(variable.shape)} here, and the checkpoint holds {found}."
                 )
-        for variable in self._network.variables:
+        for variable in self._network.weights:
             variable.assign(values[variable.path])
         self.step, self.samples = state["step"], state["samples"]
 

@@ -165,7 +165,11 @@ def _build(config, here, vocabulary, split, state):
     from model.parameter_store import ParameterStore
 
     keras.utils.set_random_seed(config.train.seed)
-    bias = heads.prior_bias(split.class_counts, split.num_examples)
+    bias = heads.prior_bias(
+        split.class_counts,
+        split.num_examples,
+        softmax=config.loss.name == "softmax_cross_entropy",
+    )
     network = zoo.build(config, len(vocabulary), bias=bias, dtype=config.train.compute_dtype)
     store = ParameterStore(config, network, here and here.ps_devices)
     report(f"{config.network.name}: {network.count_params():,} parameters")

@@ -2,15 +2,16 @@
 
 import tensorflow as tf
 
-from model.losses import sigmoid_cross_entropy
+from model import losses
 
 
-def training_step(network, store, images, labels):
+def training_step(config, network, store, images, targets):
     """Takes one step of `network` (a Keras model used as a pure function) against `store`.
 
     Args:
+        config: a Config; gives the loss.
         images: float32 [batch, size, size, 3] in [-1, 1].
-        labels: int64 [batch, max_labels], padded with -1.
+        targets: {name: [batch, ...]}, what the loss needs; see losses.features.
 
     Raises:
         InvalidArgumentError: the loss is NaN or infinite; nothing has been pushed then.
@@ -21,7 +22,7 @@ def training_step(network, store, images, labels):
         logits, statistics = network.stateless_call(
             pulled.trainable, pulled.statistics, images, training=True
         )
-        loss = sigmoid_cross_entropy(logits, labels)
+        loss = losses.compute(config.loss, logits, targets)
         loss = tf.debugging.check_numerics(loss, "The training loss is not finite")
     gradients = tape.gradient(loss, pulled.trainable)
     with tf.control_dependencies([loss]):

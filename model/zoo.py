@@ -1,11 +1,19 @@
 """Every network by name, and building one from a configuration."""
 
-import dataclasses
+from collections.abc import Callable
+
+import keras
 
 from model.config import ConfigError
+from model.inception_v3 import inception_v3
+from model.vgg_separable import vgg_separable
 from model.xception import xception
 
-NETWORKS = {"xception": xception}
+NETWORKS: dict[str, Callable] = {
+    "xception": xception,
+    "inception_v3": inception_v3,
+    "vgg_separable": vgg_separable,
+}
 
 
 def build(config, num_classes, bias=None, dtype="float32"):
@@ -14,12 +22,13 @@ def build(config, num_classes, bias=None, dtype="float32"):
     Args:
         bias: initial biases of the classifier, float [num_classes]; see heads.prior_bias.
         dtype: float32, or bfloat16 to compute in that with variables in float32.
-    """
-    import keras
 
-    options = dataclasses.asdict(config.network)
-    name = options.pop("name")
-    if name not in NETWORKS:
-        raise ConfigError(f"There is no network {name!r}. Known: {', '.join(NETWORKS)}.")
+    Raises:
+        ConfigError: the network cannot be built like this: the images are too small for it.
+    """
     keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else dtype)
-    return NETWORKS[name](num_classes, config.input.image_size, bias=bias, **options)
+    build_fn = NETWORKS[config.network.name]
+    try:
+        return build_fn(num_classes, config.input.image_size, bias=bias, **config.network.options())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -23,7 +23,7 @@ ALLOWED = {
     },
     "beam_runner": {"pipeline"},
 }
-NETWORKS = ("xception", "layers", "heads")
+NETWORKS = ("xception", "inception_v3", "vgg_separable", "layers", "heads")
 
 
 def _imports(path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from model import config as config_module
 from model import input as input_module
-from pipeline import metadata
+from pipeline import metadata, schema
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,10 @@ def test_training_batches_are_full_scaled_and_endless(config, shards):
     split = metadata.load_split(shards, "train")
     iterator = iter(input_module.training_dataset(config, split.shard_paths))
     for _ in range(20):  # 320 images of 240
-        images, labels = next(iterator)
+        images, targets = next(iterator)
         assert images.shape == (16, 40, 40, 3)
         assert images.dtype == tf.float32
-        assert labels.shape[0] == 16
+        assert targets["labels"].shape[0] == 16
         assert -1.0 <= float(tf.reduce_min(images)) < -0.2
         assert 0.2 < float(tf.reduce_max(images)) <= 1.0
 
@@ -63,31 +63,50 @@ def test_two_passes_come_in_different_orders(config, shards):
     paths = metadata.load_split(shards, "train").shard_paths
 
     def first_labels():
-        return next(iter(input_module.training_dataset(config, paths)))[1].numpy().tolist()
+        _, targets = next(iter(input_module.training_dataset(config, paths)))
+        return targets["labels"].numpy().tolist()
 
     assert first_labels() != first_labels()
 
 
-def test_the_central_crop_is_the_middle_of_the_shorter_side():
-    pixels = np.zeros((40, 100, 3), np.uint8)
-    pixels[10:30, 40:60] = 255  # the middle half of the 40 x 40 in the centre
-    image = input_module.central_crop(tf.constant(_jpeg(pixels)), 20, 0.5).numpy()
-    assert image.shape == (20, 20, 3)
-    assert image.min() > 0.9
+@pytest.fixture(scope="module")
+def single_shard(tmp_path_factory):
+    """A shard of one image with two labels and three verified negatives."""
+    path = tmp_path_factory.mktemp("single") / "images-train.tfrecord-00000-of-00001"
+    example = schema.Example(
+        image_id="scene/1",
+        image=_jpeg(np.zeros((30, 40, 3), np.uint8)),
+        labels=(2, 5),
+        confidences=(0.25, 1.0),
+        label_sources=("machine", "person"),
+        negatives=(1, 3, 8),
+        negative_sources=("person",) * 3,
+    )
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(schema.encode(example))
+    return str(path)
 
 
-def test_a_random_crop_keeps_at_least_the_share_of_the_area_that_is_asked_for():
-    # Every column has its own brightness, so the crop's extent can be read off its pixels.
-    pixels = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 200, axis=0)
-    jpeg = tf.constant(_jpeg(np.repeat(pixels, 3, axis=2)))
-    for _ in range(20):
-        image = input_module.random_resized_crop(jpeg, 50, 0.5, flip=True).numpy()
-        columns = (image[:, :, 0].max() - image[:, :, 0].min()) * 127.5
-        # At an aspect of at least 3/4 and half of the area: a width of sqrt(20,000 * 3/4) = 122.
-        assert 115 <= columns <= 200
+def _first_targets(single_shard, *overrides):
+    config = config_module.load_preset(
+        "demo", ["input.batch_size=2", "input.image_size=8", *overrides]
+    )
+    return next(iter(input_module.training_dataset(config, [single_shard])))[1]
 
 
-def test_gray_values_map_to_minus_one_and_one():
-    for value, expected in ((0, -1.0), (255, 1.0)):
-        jpeg = tf.constant(_jpeg(np.full((30, 30, 3), value, np.uint8)))
-        np.testing.assert_allclose(input_module.central_crop(jpeg, 30, 1.0), expected, atol=1e-6)
+def test_negatives_and_confidences_come_when_the_loss_needs_them_alone(single_shard):
+    assert _first_targets(single_shard).keys() == {"labels"}
+    masked = _first_targets(single_shard, "loss.unknown_weight=0")
+    assert masked.keys() == {"labels", "negatives"}
+    np.testing.assert_array_equal(masked["negatives"], [[1, 3, 8]] * 2)
+    weighted = _first_targets(single_shard, "loss.confidence=weight")
+    assert weighted.keys() == {"labels", "confidences"}
+    np.testing.assert_array_equal(weighted["labels"], [[2, 5]] * 2)
+    np.testing.assert_array_equal(weighted["confidences"], np.float32([[0.25, 1.0]] * 2))
+
+
+def test_softmax_refuses_an_image_with_two_labels_and_names_it(single_shard):
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        _first_targets(single_shard, "loss.name=softmax_cross_entropy")
+    assert input_module.SINGLE_LABEL_RULE in str(error.value)
+    assert "scene/1" in str(error.value)

@@ -1,4 +1,4 @@
-"""Schedules and RMSprop, worked by hand."""
+"""Schedules, RMSprop and SGD, worked by hand."""
 
 import numpy as np
 import pytest
@@ -43,6 +43,41 @@ def test_warmup_and_a_cosine_over_the_whole_run():
     assert _rate(0, 1500, **run) == pytest.approx(0.0002)
     # A twentieth of the run is half of the warm-up: cos(pi / 20) = 0.98769.
     assert _rate(0, 50, **run) == pytest.approx(0.001 * (0.2 + 0.8 * 0.993844) * 0.5, rel=1e-5)
+
+
+def test_imagenets_rate_falls_every_two_epochs():
+    config = config_module.load_preset("imagenet")
+    two_epochs = 2 * 1_281_167  # images in the training set of ILSVRC 2012
+
+    def rate(samples):
+        return float(optimizers.learning_rate(config, tf.constant(7), tf.constant(samples)))
+
+    assert rate(0) == rate(two_epochs - 1) == pytest.approx(0.045)
+    assert rate(two_epochs) == pytest.approx(0.045 * 0.94)
+    assert rate(config.train.samples) == pytest.approx(1.7e-4, rel=0.02)  # what its comment says
+
+
+def test_two_sgd_steps_by_hand():
+    config = config_module.OptimizerConfig(name="sgd", momentum=0.8)
+    value, momentum = tf.Variable([1.0]), tf.Variable([0.0])
+    for gradient, rate in ((2.0, 0.5), (-1.0, 0.25)):
+        optimizers.apply(
+            config, value, {"momentum": momentum}, tf.constant([gradient]), tf.constant(rate)
+        )
+    # Step 1: mom = 2;                 value = 1 - 0.5 * 2 = 0
+    # Step 2: mom = 0.8 * 2 - 1 = 0.6; value = 0 - 0.25 * 0.6
+    assert momentum.numpy()[0] == pytest.approx(0.6)
+    assert value.numpy()[0] == pytest.approx(-0.15)
+
+
+@pytest.mark.parametrize("name", optimizers.SLOTS)
+def test_each_optimizer_takes_the_slots_that_it_names(name):
+    config = config_module.from_dict({"optimizer": {"name": name}}).optimizer
+    value = tf.Variable([1.0])
+    slots = {slot: tf.Variable([0.0]) for slot in optimizers.SLOTS[name]}
+    optimizers.apply(config, value, slots, tf.constant([1.0]), tf.constant(0.1))
+    assert value.numpy()[0] < 1.0
+    assert all(slot.numpy()[0] > 0.0 for slot in slots.values())
 
 
 def test_two_rmsprop_steps_by_hand():

@@ -154,6 +154,66 @@ def test_what_is_exported_restores_into_another_store_over_other_devices(config,
             np.testing.assert_array_equal(restored[kind][path], value)
 
 
+def _push_ones(store):
+    pulled = store.pull()
+    gradients = [tf.ones_like(value) for value in pulled.trainable]
+    store.push(pulled, gradients, pulled.statistics, tf.constant(3, tf.int64), tf.constant(1.0))
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_with_sgd_a_store_keeps_momentum_alone(decoupled):
+    config = config_module.from_dict(
+        {
+            "optimizer": {
+                "name": "sgd",
+                "learning_rate": 0.1,
+                "momentum": 0.5,
+                "weight_decay": 0.25,
+                "decoupled_decay": decoupled,
+            }
+        }
+    )
+    store = ParameterStore(config, _network())
+    before = store.export()["parameters"]
+    _push_ones(store)
+    _push_ones(store)
+    state = store.export()
+    assert state["mean_square"] == {}
+
+    # A bias sees gradients of 1: steps of 0.1 and 0.1 * (0.5 + 1).
+    np.testing.assert_allclose(
+        state["parameters"]["head/bias"], before["head/bias"] - 0.25, rtol=1e-5
+    )
+    kernel, momentum = before["head/kernel"], 0.0
+    for _ in range(2):
+        momentum = 0.5 * momentum + 1.0 + (0.0 if decoupled else 0.25 * kernel)
+        shrunk = kernel * (1 - 0.1 * 0.25) if decoupled else kernel
+        kernel = shrunk - 0.1 * momentum
+    np.testing.assert_allclose(state["parameters"]["head/kernel"], kernel, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        state["momentum"]["head/kernel"], np.broadcast_to(momentum, kernel.shape), rtol=1e-5
+    )
+
+
+def test_another_optimizers_slots_are_left_and_its_own_restored(config):
+    one = ParameterStore(config, _network())
+    _push_ones(one)
+    state = one.export()
+    sgd = config_module.from_dict({"optimizer": {"name": "sgd"}})
+    other = ParameterStore(sgd, _network())
+    other.restore(state)
+    restored = other.export()
+    np.testing.assert_array_equal(
+        restored["parameters"]["head/bias"], state["parameters"]["head/bias"]
+    )
+    assert not restored["momentum"]["head/bias"].any()
+
+    _push_ones(other)
+    again = ParameterStore(sgd, _network())
+    again.restore(other.export())
+    assert again.export()["momentum"]["head/bias"].all()
+
+
 def test_over_a_bfloat16_wire_parameters_and_gradients_are_rounded_and_statistics_are_not():
     config = config_module.load_preset("demo", ["train.wire_dtype=bfloat16"])
     network = _network()

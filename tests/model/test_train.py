@@ -1,6 +1,7 @@
 """Training in one process: it learns, resumes, predicts, and says in words what is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -154,6 +155,31 @@ def test_a_damaged_shard_ends_training_with_where_the_damage_is(shards, tmp_path
     error = capfd.readouterr().err
     assert "A shard is damaged or gone: corrupted record at " in error
     assert "Traceback" not in error
+
+
+def test_softmax_over_images_with_several_labels_ends_with_one_of_them(shards, tmp_path, capfd):
+    assert _train(shards, tmp_path, "--set=loss.name=softmax_cross_entropy") == 2
+    error = capfd.readouterr().err
+    explained = r"exactly one label\. Received: images/train/\d+\.jpg with \d+ labels\. Choose"
+    assert re.search(explained, error)
+    assert "Traceback" not in error
+
+
+def test_another_loss_and_optimizer_train_and_go_on_from_a_checkpoint(shards, tmp_path, capfd):
+    recipe = (
+        "--set=train.steps_per_closure=1",
+        "--set=optimizer.name=sgd",
+        "--set=loss.name=asymmetric",
+        "--set=loss.unknown_weight=0.5",
+        "--set=loss.confidence=weight",
+    )
+    assert _train(shards, tmp_path, *recipe, "--set=train.samples=80") == 0
+    assert _train(shards, tmp_path, *recipe, "--set=train.samples=160") == 0
+    assert "Going on from step 10, 80 images" in capfd.readouterr().err
+    state = checkpoint.load(checkpoint.list_checkpoints(tmp_path)[-1].path)
+    assert state["step"] == 20
+    assert state["mean_square"] == {}
+    assert any(momentum.any() for momentum in state["momentum"].values())
 
 
 def test_help_is_there_before_tensorflow_is():
