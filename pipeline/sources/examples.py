@@ -13,7 +13,7 @@ from pipeline import compressed, storage
 from pipeline.labels import Vocabulary
 from pipeline.rows import Batch, batched
 from pipeline.sources.example_rows import Features, Reader
-from pipeline.sources.source import Inventory, Part, SourceError
+from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
 
 
 class RecordFile(NamedTuple):
@@ -69,6 +69,30 @@ class Dataset:
         shared = zip(*(folders for *folders, _ in parts), strict=False)
         depth = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, shared))
         return ["/".join(below[depth:]) for below in parts]
+
+
+class ExampleSource:
+    """A source whose dataset is found once, on the launcher, and travels to the workers."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self._options = options
+
+    def find(self) -> Dataset:
+        """The dataset; raises SourceError."""
+        raise NotImplementedError
+
+    def inventory(self) -> Inventory:
+        return self._dataset.inventory()
+
+    def vocabulary(self) -> Vocabulary | None:
+        return self._dataset.vocabulary
+
+    def batches(self, part: Part, unpacked_dir: str) -> Iterator[Batch]:
+        return self._dataset.batches(part, unpacked_dir)
+
+    @functools.cached_property
+    def _dataset(self) -> Dataset:
+        return self.find()
 
 
 def shards(folder: str, names: list[str], lengths: list[int], split: str) -> list[RecordFile]:

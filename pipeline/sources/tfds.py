@@ -8,20 +8,17 @@ dataset names. What a feature is called is what TFDS calls it, with `/` below a 
 objects/label. Integer confidences count from 0 to 10, as those of open_images_v4.
 """
 
-import functools
 import glob
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from pipeline import metadata, storage
 from pipeline.labels import Vocabulary, fault_of_key
-from pipeline.rows import Batch
 from pipeline.sources import tfds_features
 from pipeline.sources.example_rows import Features
-from pipeline.sources.examples import Dataset, RecordFile, shards
-from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
+from pipeline.sources.examples import Dataset, ExampleSource, RecordFile, shards
+from pipeline.sources.source import SourceError
 
 _INFO_FILE, _FEATURES_FILE = "dataset_info.json", "features.json"
 _FORMAT = "tfrecord"
@@ -29,23 +26,11 @@ _FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w./-]+))?(:(?P<version>[\d.*]+))?", re.ASCII)
 
 
-class Tfds:
+class Tfds(ExampleSource):
     """Reads a TFDS dataset; see the top of this file."""
 
-    def __init__(self, options: SourceOptions) -> None:
-        self._options = options
-
-    def inventory(self) -> Inventory:
-        return self._dataset.inventory()
-
-    def vocabulary(self) -> Vocabulary | None:
-        return self._dataset.vocabulary
-
-    def batches(self, part: Part, unpacked_dir: str) -> Iterator[Batch]:
-        return self._dataset.batches(part, unpacked_dir)
-
-    @functools.cached_property
-    def _dataset(self) -> Dataset:
+    def find(self) -> Dataset:
+        """The dataset; raises SourceError."""
         folder = _find_folder(self._options.images)
         info = _read_json(storage.join(folder, _INFO_FILE))
         content = _read_json(storage.join(folder, _FEATURES_FILE))

@@ -7,18 +7,16 @@ Features are looked for by usual names. Labels are text, several values or one w
 it, or numbers, which stand for themselves where no class list says what they mean.
 """
 
-import functools
 import itertools
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from pipeline import compressed, example_proto, metadata, schema, storage, tfrecord
 from pipeline.labels import Vocabulary
-from pipeline.rows import Batch
 from pipeline.sources import globs
 from pipeline.sources.example_rows import Features, LabelFeatures
-from pipeline.sources.examples import Dataset, RecordFile, shards
-from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
+from pipeline.sources.examples import Dataset, ExampleSource, RecordFile, shards
+from pipeline.sources.source import SourceError, SourceOptions
 
 # What a feature is called where no flag names it; the first that is there is taken.
 IMAGE_FEATURES = ("image", "image/encoded", "image_raw", "jpg", "encoded_image")
@@ -48,23 +46,11 @@ _COLUMNS = (
 )
 
 
-class TFRecord:
+class TFRecord(ExampleSource):
     """Reads TFRecord files; see the top of this file."""
 
-    def __init__(self, options: SourceOptions) -> None:
-        self._options = options
-
-    def inventory(self) -> Inventory:
-        return self._dataset.inventory()
-
-    def vocabulary(self) -> Vocabulary | None:
-        return self._dataset.vocabulary
-
-    def batches(self, part: Part, unpacked_dir: str) -> Iterator[Batch]:
-        return self._dataset.batches(part, unpacked_dir)
-
-    @functools.cached_property
-    def _dataset(self) -> Dataset:
+    def find(self) -> Dataset:
+        """The dataset; raises SourceError."""
         images = self._options.images
         if not _GLOB & set(images) and storage.exists(storage.join(images, metadata.CLASSES_FILE)):
             return _own_dataset(self._options)
