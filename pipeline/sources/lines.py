@@ -142,9 +142,10 @@ class JsonLines:
             columns = kinds.pop()
             if kinds:
                 return None
-            missing = [value for value in objects if columns.labels not in value]
-            for value in missing:  # what has no image is read by itself
-                value[columns.image] = None
+            named = {columns.labels, self._options.confidence_column or columns.labels}
+            for value in objects:
+                if not named <= value.keys():  # what has no image is read by itself
+                    value[columns.image] = None
             table = {
                 name: pa.array([value.get(name) for value in objects]) for name in columns.names()
             }
@@ -166,7 +167,13 @@ class JsonLines:
         if not isinstance(found, dict):
             raise ValueError("a line is a JSON object")
         columns = self._columns(found)
-        return cells.image_row(found, columns, self._options.label_delimiter, place)
+        row = cells.image_row(found, columns, self._options.label_delimiter, place)
+        named = self._options.confidence_column
+        if (
+            named and named not in found and row.annotations
+        ):  # 1 would be a guess, and 0 may be meant
+            raise ValueError(f"no {named!r} in the row, which --confidence_column names")
+        return row
 
     def _columns(self, found: dict[str, Any]) -> Columns:
         names = tuple(found)

@@ -153,7 +153,7 @@ def test_columns_that_only_later_json_lines_have_are_found(tmp_path):
         '{"path": "a.jpg", "width": 3}\n'
         "{\n"
         '{"path": "b.jpg", "Tags": ["cat"], "sure": 0, "image": "not this one"}\n'
-        '{"Tags": ["dog"], "labels": ["nor these"], "path": "c.jpg"}\n'
+        '{"Tags": ["dog"], "sure": 1, "labels": ["nor these"], "path": "c.jpg"}\n'
     )
     found = read(tmp_path, lines, "rows.jsonl", confidence_column="sure")
     assert [row.detail for row in found[:2]] == ["no 'Tags' in the row", found[1].detail]
@@ -175,6 +175,17 @@ def test_columns_are_looked_for_in_the_first_json_lines_alone(tmp_path, monkeypa
     monkeypatch.setattr(text, "_FIRST_BYTES", len(first + last) - 3)
     with pytest.raises(SourceError, match=message):
         read(tmp_path, first + last, "rows.jsonl")
+
+
+def test_a_json_line_without_the_confidence_that_is_named_is_a_bad_row(tmp_path):
+    lines = (
+        '{"path": "a.jpg", "labels": ["cat"], "sure": 0}\n'
+        '{"path": "b.jpg", "labels": ["cat"]}\n'
+        '{"path": "c.jpg", "labels": []}\n'
+    )
+    found = read(tmp_path, lines, "rows.jsonl", confidence_column="sure")
+    assert [type(row) for row in found] == [ImageRow, BadRow, ImageRow]
+    assert "no 'sure' in the row, which --confidence_column names" in found[1].detail
 
 
 def test_the_optional_columns_are_read_where_they_are(tmp_path):
