@@ -10,6 +10,8 @@ OUT/commits/<split>/summary.json   the numbers of a run that came to its end, go
 import contextlib
 import enum
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,11 +27,13 @@ class RefusedError(ValueError):
 
 
 def check_writable(output: str) -> None:
-    """Raises RefusedError where nothing can be written below the output folder."""
-    path = storage.join(output, "commits", ".writable")
+    """Raises RefusedError where nothing can be written below a local output folder."""
+    if not storage.is_local(output):
+        return
     try:
-        storage.write_text(path, "")
-        storage.delete([path])
+        os.makedirs(output, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
     except OSError as error:
         raise RefusedError(f"--output={output} cannot be written: {error}") from error
 
