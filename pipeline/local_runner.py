@@ -33,6 +33,7 @@ from pipeline import job_service, worker
 from pipeline.options import DEFAULT_RUNNER
 
 _SECONDS_TO_END = 10.0  # after a worker's death
+_CONNECTION_LOST = "Channel closed prematurely"  # Beam's words
 
 
 class WorkerDiedError(RuntimeError):
@@ -83,6 +84,7 @@ def ended_by_dead_worker(give_up: Callable[[str], NoReturn]) -> Iterator[None]:
     was to be raised, where the block has not ended by then.
     """
     died: list[str] = []
+    noticed = threading.Event()
     last_resort: list[threading.Timer] = []
     main_thread = threading.main_thread()
     usual_hook = threading.excepthook
@@ -99,6 +101,7 @@ def ended_by_dead_worker(give_up: Callable[[str], NoReturn]) -> Iterator[None]:
             last_resort[0].daemon = True
             last_resort[0].start()
             signal.pthread_kill(main_thread.ident or 0, signal.SIGINT)
+            noticed.set()
 
     threading.excepthook = hook
     try:
@@ -107,6 +110,13 @@ def ended_by_dead_worker(give_up: Callable[[str], NoReturn]) -> Iterator[None]:
     except KeyboardInterrupt:
         if died:
             raise WorkerDiedError(died[0]) from None
+        raise
+    except RuntimeError as error:
+        if _CONNECTION_LOST in str(error):  # which may be noticed before the death of the worker is
+            with contextlib.suppress(KeyboardInterrupt):
+                noticed.wait(_SECONDS_TO_END)
+        if died:
+            raise WorkerDiedError(died[0]) from error
         raise
     finally:
         for timer in last_resort:
