@@ -44,11 +44,17 @@ class Inputs:
 
     @property
     def survey_path(self) -> str:
-        options = self.options
-        question = dataclasses.asdict(options.labels) | dataclasses.asdict(options.splits)
-        question |= {"output": "", "hierarchy": self.hierarchy_digest}
-        name = f"survey-{_digest([self.inventory.digest, question])[:16]}.json"
-        return storage.join(options.output, "commits", name)
+        """Where the survey of just this is kept: another class list draws other images."""
+        chosen = self.options.labels
+        asked = {
+            "rows": self.inventory.digest,
+            "classes": _classes_digest(self.vocabulary) if self.vocabulary else None,
+            "hierarchy": self.hierarchy_digest,
+            "rules": [chosen.min_confidence, chosen.trusted_sources, chosen.min_labels],
+            "splits": dataclasses.asdict(self.options.splits),
+        }
+        name = f"survey-{_digest(asked)[:16]}.json"
+        return storage.join(self.options.output, "commits", name)
 
     @property
     def rows_are_images(self) -> bool:
@@ -124,23 +130,14 @@ def _given_vocabulary(options: ShardingOptions, source: Source) -> Vocabulary | 
     """The class list that is there before any row is read."""
     chosen = options.labels
     if chosen.classes:
-        return _read_classes(chosen.classes)
+        return publish.read_classes(chosen.classes)
     if chosen.min_class_count or chosen.max_classes:
         return None
-    others = _begun_splits(options.output) - set(options.splits.names)
+    others = set(publish.run_records(options.output)) - set(options.splits.names)
     path = storage.join(options.output, metadata.CLASSES_FILE)
     if others and not options.splits.by_column and storage.exists(path):
-        return _read_classes(path)
+        return publish.read_classes(path)
     return source.vocabulary()
-
-
-def _read_classes(path: str) -> Vocabulary:
-    return Vocabulary.parse(storage.read_bytes(path), path)
-
-
-def _begun_splits(output: str) -> set[str]:
-    records = storage.match(f"{output.rstrip('/')}/commits/*/run.json")
-    return {record.rsplit("/", 2)[-2] for record in records}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +156,8 @@ def plan_splits(inputs: Inputs, survey: Survey | None) -> dict[str, PlannedSplit
         check_drawn(survey, splits.fasteval)
         drawn_end = survey.drawn_end
     if splits.by_column:
-        assert survey is not None
+        if survey is None:
+            raise ValueError("splits in a column are not known without a survey")
         selections = _by_column(survey, inputs)
     else:
         selections = dict(inputs.question().selections)
@@ -211,7 +209,8 @@ def plan_runs(inputs: Inputs, survey: Survey | None) -> list["SplitRun"]:
     splits = plan_splits(inputs, survey)
     vocabulary = inputs.vocabulary
     if vocabulary is None:
-        assert survey is not None
+        if survey is None:
+            raise ValueError("a class list is not built without a survey")
         vocabulary = _built_vocabulary(inputs, survey)
     return [
         SplitRun(inputs, vocabulary, name, split.selection, split.num_shards)
@@ -269,7 +268,7 @@ class SplitRun:
         )
         identity = {
             "rows": inputs.inventory.digest,
-            "classes": hashlib.sha256(self.vocabulary.to_tsv().encode()).hexdigest(),
+            "classes": _classes_digest(self.vocabulary),
             "images": _normalized(options.source.images),
         }
         plan = Plan(
@@ -304,7 +303,9 @@ class SplitRun:
             return {}, (warning,) * bool(training)
         there = {split: there[split] for split in there if split not in training}
         unfinished = sorted(
-            split for split in _begun_splits(options.output) - set(there) if not is_training(split)
+            split
+            for split in publish.run_records(options.output)
+            if split not in there and not is_training(split)
         )
         record = storage.read_json(
             storage.join(commits_folder(options.output, self.split), "run.json")
@@ -338,6 +339,10 @@ def _normalized(folder: str) -> str:
 def _default_num_shards(num_images: int) -> int:
     """Enough that workers share them evenly, few enough that each is worth opening."""
     return max(1, min(_MIN_SHARDS, num_images), -(-num_images // _ROWS_PER_SHARD))
+
+
+def _classes_digest(vocabulary: Vocabulary) -> str:
+    return hashlib.sha256(vocabulary.to_tsv().encode()).hexdigest()
 
 
 def _digest(value: Any) -> str:

@@ -27,6 +27,17 @@ from pipeline.statistics import SplitStatistics, failure_rate, leading_reasons, 
 from pipeline.tables import tables
 
 
+def read_classes(path: str) -> Vocabulary:
+    """The class list in a file; raises LabelError, or OSError."""
+    return Vocabulary.parse(storage.read_bytes(path), path)
+
+
+def run_records(output: str) -> dict[str, str]:
+    """Paths of the records of the runs that have begun, by split; see run_state."""
+    paths = storage.match(f"{output.rstrip('/')}/commits/*/run.json")
+    return {path.rsplit("/", 2)[-2]: path for path in paths}
+
+
 def summary_path(output: str, split: str) -> str:
     return storage.join(commits_folder(output, split), "summary.json")
 
@@ -166,8 +177,7 @@ def withdraw(output: str, split: str) -> None:
     """Removes a split: first what readers see, then its shards, and the record of its run last."""
     withdraw_marker(output, split)
     if markers(output):
-        classes_path = storage.join(output, metadata.CLASSES_FILE)
-        classes = Vocabulary.parse(storage.read_bytes(classes_path), classes_path)
+        classes = read_classes(storage.join(output, metadata.CLASSES_FILE))
         write_tfds_metadata(output, classes, commits_folder(output, split))
     else:
         _delete_present(storage.join(output, name) for name in metadata.TFDS_FILES)

@@ -126,8 +126,8 @@ def _check_classes(run: Run, overwrite: bool) -> None:
     path = storage.join(output, metadata.CLASSES_FILE)
     if not storage.exists(path) or _is_class_list(path, run.vocabulary):
         return
-    paths = storage.match(f"{output.rstrip('/')}/commits/*/run.json")
-    records = {path.rsplit("/", 2)[-2]: _read_record(path) for path in paths}
+    paths = publish.run_records(output)
+    records = {name: _read_record(record_path) for name, record_path in paths.items()}
     digest = run.inputs["classes"]
     if records and all(found and _had_classes(found, digest) for found in records.values()):
         return  # every run here had this list: the file is damaged, and written anew
@@ -150,13 +150,9 @@ def _had_classes(record: dict[str, Any], digest: str) -> bool:
 
 def _is_class_list(path: str, vocabulary: Vocabulary) -> bool:
     try:
-        return _read_classes(path) == vocabulary
+        return publish.read_classes(path) == vocabulary
     except LabelError:
         return False
-
-
-def _read_classes(path: str) -> Vocabulary:
-    return Vocabulary.parse(storage.read_bytes(path), path)
 
 
 def _is_complete(plan: Plan) -> bool:

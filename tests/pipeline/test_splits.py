@@ -81,6 +81,15 @@ def test_only_images_of_the_class_list_are_drawn(images):
     assert all(example.labels for example in examples(images, "fasteval").values())
 
 
+def test_another_class_list_of_the_same_name_draws_anew(images):
+    for name, class_ids in (("plant", (0,)), ("cat", (0,))):
+        images.classes.write_text(f"class\n{name}\n")
+        flags = ("--fasteval=15", "--overwrite")
+        assert images.run(*flags, split=None) == 0
+        found = examples(images, "fasteval").values()
+        assert all(example.labels == class_ids for example in found)
+
+
 def test_drawn_images_that_are_lost_are_said(images, capsys):
     for index in range(0, 60, 2):
         (images.images / f"{index}.jpg").unlink()
