@@ -262,15 +262,20 @@ def _guarded_pool(pool_class: Any, connection_class: Any, allowed_hosts: tuple[s
         def _new_conn(self) -> socket.socket:
             """A connected socket; for https this is before TLS."""
             connected = super()._new_conn()
-            name = f"[{self.host}]" if ":" in self.host else self.host
-            address = connected.getpeername()[0]
-            if f"{name}:{self.port}".lower() not in allowed and not is_public(address):
+            try:
+                self._check_address(connected.getpeername()[0])
+            except BaseException:  # also where the other end has hung up already
                 connected.close()
+                raise
+            return connected
+
+        def _check_address(self, address: str) -> None:
+            name = f"[{self.host}]" if ":" in self.host else self.host
+            if f"{name}:{self.port}".lower() not in allowed and not is_public(address):
                 raise _RefusedAddressError(
                     f"{name}:{self.port} is {address}, which is no public address; "
                     f"allow it with --allow_hosts={name}:{self.port}"
                 )
-            return connected
 
         def getresponse(self) -> Any:
             """The response; headers that come in drips are cut off after the read timeout."""

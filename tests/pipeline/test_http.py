@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+import urllib3.util.connection
 
 from pipeline import images, web
 from pipeline.fetch import Fetcher, content_key, reference
@@ -159,6 +160,21 @@ def test_a_line_that_breaks_is_tried_again(server, fetcher):
 
     server.answers["/2.jpg"] = in_turn(hang_up, whole)
     assert fetcher.fetch("2.jpg") == IMAGE
+
+
+def test_a_connection_that_is_reset_at_once_is_closed_here_too(server, fetcher, monkeypatch):
+    connect = urllib3.util.connection.create_connection
+    connections = []
+
+    def reset(*arguments, **options):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            connections.append(connect(listener.getsockname(), *arguments[1:], **options))
+        return connections[-1]  # the listener ended before it accepted
+
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", reset)
+    assert error_of(fetcher, "1.jpg").reason == "unreadable"
+    assert len(connections) == HASTE.num_attempts
+    assert all(connection.fileno() == -1 for connection in connections)
 
 
 def test_chunks_are_put_together(server, fetcher):
