@@ -6,6 +6,7 @@ The base install is the pipeline alone, so that a Beam worker never downloads Te
     pip install -c requirements.lock -e '.[report]'  # and its data report
     pip install -c requirements.lock -e '.[all]'     # pipeline, trainer and evaluator
     pip install -c requirements.lock -e '.[test]'    # everything, and what the tests need
+    pip install -c requirements.lock -e '.[bench]'   # everything, and the peers in benchmarks/
 
 Versions that decide bytes or numbers are pinned here; `requirements.lock` pins the rest.
 """
@@ -42,6 +43,9 @@ TEST = [
     "ruff==0.17.6",
     "mypy==2.4.1",
 ]
+BENCH = [
+    "tf_keras==2.21.0",  # Keras 2, whose trainer and parameter servers are peers in benchmarks/
+]
 
 setup(
     name="xception-at-scale",
@@ -62,6 +66,7 @@ setup(
         "eval": TRAIN + REPORT,
         "all": TRAIN + REPORT,
         "test": TRAIN + REPORT + TEST,
+        "bench": TRAIN + REPORT + BENCH,
         "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],  # Dataflow and gs://
         "aws": ["apache-beam[aws]==2.77.0", "s3fs"],  # s3://
     },
