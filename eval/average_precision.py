@@ -21,12 +21,21 @@ sums over classes and images are rounded once (`math.fsum`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from eval.ranking import ClassRanking, ImageRanking, TopImages, retrieve, truth_of
+from eval.ranking import (
+    ClassRanking,
+    ImageRanking,
+    Ranked,
+    TopImages,
+    retrieve,
+    truth_of,
+)
+from eval.top_predictions import TopPredictions, TopResult
 
 K = 100
 
@@ -72,10 +81,19 @@ class Result:
     top_images_ap: np.ndarray  # D2; NaN for a class without positives
     image_map: float  # D3; NaN if no image has a label of positive weight
     image_map_unweighted: float
+    top: TopResult  # of the first few predictions of each image
+
+
+@dataclass(frozen=True)
+class LabelPairs:
+    """Every label of every image."""
+
+    images: np.ndarray  # uint32, the image's number
+    classes: np.ndarray  # int64
 
 
 class Accumulator:
-    """Streams scores and labels into D1, D2 and D3.
+    """Streams scores and labels into D1, D2 and D3, and what the first predictions are worth.
 
     Args:
         num_classes: columns of every block of scores.
@@ -94,14 +112,16 @@ class Accumulator:
         first_image: int = 0,
     ):
         self.num_classes, self.k = num_classes, k
-        self._next_image = first_image
+        self.next_image = first_image  # one above the highest number of an image
         self.num_images = 0
-        self._positives = np.zeros(num_classes, np.int64)
+        self._label_images: list[np.ndarray] = [np.empty(0, np.uint32)]
+        self._label_classes: list[np.ndarray] = [np.empty(0, np.int64)]
         self._class_ranking = ClassRanking(num_classes)
         self._top_images = TopImages(num_classes, k)
         self._image_ranking = ImageRanking(
             np.ones(num_classes) if weights is None else np.asarray(weights, np.float64), k
         )
+        self._top_predictions = TopPredictions()
 
     def update(self, scores: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
         """Adds images; returns their unweighted average precision, NaN for one without labels.
@@ -129,27 +149,72 @@ class Accumulator:
                 "Only states of the same number of classes and the same k can be merged. Received: "
                 f"{self.num_classes} and {other.num_classes} classes, k = {self.k} and {other.k}."
             )
-        self._next_image = max(self._next_image, other._next_image)
+        self.next_image = max(self.next_image, other.next_image)
         self.num_images += other.num_images
-        self._positives += other._positives
+        self._label_images += other._label_images
+        self._label_classes += other._label_classes
         self._class_ranking.merge(other._class_ranking)
         self._top_images.merge(other._top_images)
         self._image_ranking.merge(other._image_ranking)
+        self._top_predictions.merge(other._top_predictions)
 
     def result(self) -> Result:
         """The averages so far; more images may follow."""
-        class_ap, recall = self._class_ranking.result(self._positives)
+        positives = np.bincount(self.labels().classes, minlength=self.num_classes)
+        class_ap, recall = self._class_ranking.result(positives)
         image_map, image_map_unweighted = self._image_ranking.result()
         return Result(
             num_images=self.num_images,
-            num_labels=int(self._positives.sum()),
-            positives=self._positives.copy(),
+            num_labels=int(positives.sum()),
+            positives=positives,
             class_ap=class_ap,
             recall=recall,
-            top_images_ap=self._top_images.result(self._positives),
+            top_images_ap=self._top_images.result(positives),
             image_map=image_map,
             image_map_unweighted=image_map_unweighted,
+            top=self._top_predictions.result(),
         )
+
+    def ranked(self) -> Ranked:
+        """The pairs that D1 retrieved, in the order that it ranks them in."""
+        return self._class_ranking.ranked()
+
+    def labels(self) -> LabelPairs:
+        """Every label of every image, in no particular order."""
+        return LabelPairs(np.concatenate(self._label_images), np.concatenate(self._label_classes))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that was seen, as arrays by name; `restore` takes it."""
+        labels = self.labels()
+        arrays = {
+            "counts": np.array([self.num_images, self.next_image], np.int64),
+            "labels/images": labels.images,
+            "labels/classes": labels.classes,
+        }
+        for name, part in self._parts().items():
+            arrays |= {f"{name}/{key}": array for key, array in part.state().items()}
+        return arrays
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Puts a state of an accumulator of the same classes, weights and k in place of this."""
+        self.num_images, self.next_image = (int(count) for count in state["counts"])
+        self._label_images, self._label_classes = (
+            [state["labels/images"]],
+            [state["labels/classes"]],
+        )
+        for name, part in self._parts().items():
+            prefix = f"{name}/"
+            part.restore(
+                {key[len(prefix) :]: a for key, a in state.items() if key.startswith(prefix)}
+            )
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "class_ranking": self._class_ranking,
+            "top_images": self._top_images,
+            "image_ranking": self._image_ranking,
+            "top_predictions": self._top_predictions,
+        }
 
     def _check(self, scores: np.ndarray, labels: Sequence[np.ndarray]) -> None:
         if scores.dtype != np.float32 or scores.shape != (len(labels), self.num_classes):
@@ -159,17 +224,20 @@ class Accumulator:
             )
         if scores.size and np.isnan(scores.min()):
             image, class_id = np.argwhere(np.isnan(scores))[0]
-            raise NotANumberError(self._next_image + int(image), int(class_id))
+            raise NotANumberError(self.next_image + int(image), int(class_id))
 
     def _update_block(self, scores: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
         truth = truth_of(labels, self.num_classes)
-        self._positives += np.bincount(truth.classes, minlength=self.num_classes)
+        self._label_images.append((self.next_image + truth.rows).astype(np.uint32))
+        self._label_classes.append(truth.classes)
         retrieved = retrieve(scores, truth.matrix, self.k)
-        self._class_ranking.add(retrieved)
-        self._top_images.add(scores, truth.matrix, self._next_image)
-        self._next_image += len(scores)
+        self._class_ranking.add(retrieved, self.next_image)
+        self._top_images.add(scores, truth.matrix, self.next_image)
+        self.next_image += len(scores)
         self.num_images += len(scores)
-        return self._image_ranking.add(retrieved, truth)
+        best_first = retrieved.best_first()
+        self._top_predictions.add(best_first, truth)
+        return self._image_ranking.add(best_first, truth)
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
@@ -177,24 +245,3 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
     counted = ~np.isnan(values)
     total = math.fsum(weights[counted])
     return math.fsum(values[counted] * weights[counted]) / total if total else math.nan
-
-
-def prior_scores(class_counts: np.ndarray) -> np.ndarray:
-    """Scores, float32 [classes], that rank classes by their training counts, whatever the image.
-
-    The rank of the count, not the count: above 2^24 float32 would tie counts that differ.
-    """
-    return np.unique(class_counts, return_inverse=True)[1].astype(np.float32)
-
-
-def prior_ap(
-    class_counts: np.ndarray, positives: np.ndarray, num_images: int, k: int = K
-) -> np.ndarray:
-    """D1 per class of `prior_scores` given to every image, NaN for a class without positives.
-
-    As all images tie, a retrieved class has its share of positives for average precision.
-    """
-    scores = prior_scores(class_counts)[None, :]
-    retrieved = np.zeros(len(class_counts), bool)
-    retrieved[retrieve(scores, np.zeros_like(scores, bool), k).classes] = True
-    return np.where(positives > 0, retrieved * (positives / num_images), np.nan)

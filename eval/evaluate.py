@@ -16,7 +16,7 @@ from typing import Any
 
 from eval import class_weights, table, watch
 from eval.evaluation_set import EvaluationError, EvaluationSet
-from eval.evaluator import Evaluator
+from eval.evaluator import RunEvaluator
 from eval.report import write_page
 from eval.results import Results
 from model import checkpoint
@@ -44,8 +44,12 @@ def main(argv: list[str] | None = None) -> int:
         evaluation_set = EvaluationSet.read(options.data, options.split, options.class_weights)
         if options.watch:
             watch.wait_for_run(options.workdir, options.watch_timeout)
-        evaluator = Evaluator(
-            options.workdir, evaluation_set, options.parameters, options.batch_size
+        evaluator = RunEvaluator(
+            options.workdir,
+            evaluation_set,
+            options.parameters,
+            options.batch_size,
+            curve_classes=evaluation_set.class_ids(options.curves),
         )
         if options.watch:
             report = watch.watch(evaluator, results, options.watch_timeout)
@@ -60,14 +64,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def evaluate_once(evaluator: Evaluator, results: Results, wanted: str) -> dict[str, Any]:
+def evaluate_once(evaluator: RunEvaluator, results: Results, wanted: str) -> dict[str, Any]:
     """Evaluates one checkpoint, writes its results, and returns the report."""
     workdir = evaluator.workdir
     chosen = choose(checkpoint.list_checkpoints(workdir), wanted, workdir)
-    report, examples = evaluator.evaluate(chosen)
-    results.add(report, examples, show=True)
+    evaluation = evaluator.evaluate(chosen)
+    results.add(evaluation, show=True)
     write_page(results, workdir)
-    return report
+    return evaluation.report
 
 
 def choose(
@@ -114,6 +118,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=3600.0,
         metavar="SECONDS",
         help="with --watch: give up after so long without a new checkpoint (default: 3600)",
+    )
+    add(
+        "--curves",
+        type=lambda text: text.split(","),
+        metavar="CLASS,...",
+        help="classes whose precision-recall curves are drawn (default: a few telling ones)",
     )
     add("--output", metavar="DIR", help="where reports go (default: RUN/eval/SPLIT)")
     add("--batch_size", type=int, default=64, help="images scored together (default: 64)")

@@ -1,44 +1,143 @@
-"""Evaluates the checkpoints of one run on an evaluation set.
+"""Evaluates scores on an evaluation set.
 
-    evaluator = Evaluator("runs/1", EvaluationSet.read("shards", "eval", "weights.tsv"))
-    report, examples = evaluator.evaluate(checkpoint.list_checkpoints("runs/1")[-1])
+    evaluator = Evaluator(EvaluationSet.read("shards", "eval", "weights.tsv"), training_counts)
+    evaluation = evaluator.evaluate(CheckpointScores("runs/1"))
 
-What can be wrong with the inputs is found before TensorFlow is imported, at the first checkpoint.
+What can be wrong with the inputs is found before TensorFlow is imported, at the first batch.
 """
+
+from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eval import average_precision as ap
-from eval import metrics
-from eval.evaluation_set import EvaluationError, EvaluationSet
+from eval.checkpoint_scores import CheckpointScores
+from eval.evaluation_set import EvaluationError, EvaluationSet, Part
 from eval.examples import Gallery
+from eval.influence import Influence
 from eval.progress import Progress
-from model import checkpoint as checkpoints
+from eval.scores import Scores
+from eval.summary import summarize
+from eval.tally import Tally
 from model import run_folder
-from model.checkpoint import Checkpoint, CheckpointError
+from model.checkpoint import Checkpoint
 from pipeline import labels
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _VERSIONS_OF = ("xception-at-scale", "tensorflow", "keras", "numpy")
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation gave."""
+
+    report: dict[str, Any]  # JSON values
+    examples: dict[str, Any]  # likewise
+    influence: Influence
+
+
+def count(scores: Scores, evaluation_set: EvaluationSet, part: Part) -> tuple[Tally, Gallery]:
+    """Goes once over the images of a part.
+
+    Raises what the scores raise where they cannot be read, or hold a NaN.
+    """
+    vocabulary = evaluation_set.vocabulary
+    tally = Tally(
+        len(vocabulary), evaluation_set.weights, part.first_image, evaluation_set.has_negatives
+    )
+    gallery = Gallery()
+    with Progress("evaluating", part.num_images) as progress:
+        for batch in scores.batches(evaluation_set, part):
+            first_image = tally.all.next_image
+            try:
+                image_ap = tally.update(batch)
+            except ap.NotANumberError as error:
+                image_id = batch.image_ids[error.image - first_image]
+                class_key = vocabulary.classes[error.class_id]
+                raise scores.not_a_number(image_id, class_key) from error
+            if batch.images is not None:
+                gallery.offer(batch.image_ids, batch.images, batch.labels, batch.scores, image_ap)
+            progress.advance(len(batch.image_ids))
+    return tally, gallery
+
+
+def count_whole(scores: Scores, evaluation_set: EvaluationSet) -> tuple[Tally, Gallery]:
+    """Goes once over all images, in this process."""
+    return count(scores, evaluation_set, evaluation_set.whole())
+
+
 class Evaluator:
-    """Evaluates one checkpoint after another; builds the network once, at the first.
+    """Evaluates one source of scores after another on the same images.
 
     Args:
-        workdir: folder of the training run.
         evaluation_set: what to evaluate on.
-        parameters: "ema" for the Polyak averages, "raw" for the parameters as training left them.
-        batch_size: how many images are scored together.
+        training_counts: int64 [num_classes], how often training showed each class; None where that
+            is not known: then there is no prior-only baseline.
+        curve_classes: ids of the classes whose curves the report holds; None: a few telling ones.
+        count: how the images are gone over: `count_whole`, or in several processes.
+    """
+
+    def __init__(
+        self,
+        evaluation_set: EvaluationSet,
+        training_counts: np.ndarray | None = None,
+        curve_classes: Sequence[int] | None = None,
+        count: Callable[[Scores, EvaluationSet], tuple[Tally, Gallery]] = count_whole,
+    ):
+        self.evaluation_set = evaluation_set
+        self._training_counts, self._curve_classes = training_counts, curve_classes
+        self._count = count
+
+    def evaluate(self, scores: Scores) -> Evaluation:
+        """The report, the example images and the influences of these scores.
+
+        Raises what the scores raise (CheckpointError: a checkpoint is gone, damaged or foreign, or
+        its scores are not numbers), or EvaluationError (the images cannot be read, or are not those
+        of the metadata).
+        """
+        started = time.monotonic()
+        provenance = scores.provenance()
+        tally, gallery = self._count(scores, self.evaluation_set)
+        split = self.evaluation_set.split
+        if tally.num_images != split.num_examples:
+            raise EvaluationError(
+                f"The shards of split {split.name!r} hold {tally.num_images:,} images, and its "
+                f"metadata says {split.num_examples:,}. Write the split again."
+            )
+        is_sigmoid = provenance.pop("is_sigmoid")
+        summary, influence = summarize(
+            tally, self.evaluation_set, self._training_counts, self._curve_classes, is_sigmoid
+        )
+        report = {
+            "format_version": FORMAT_VERSION,
+            **provenance,
+            **self.evaluation_set.conditions(provenance["parameters"]),
+            "class_weights": self.evaluation_set.weights_path,
+            "data": self.evaluation_set.data,
+            **summary,
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+            },
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        classes = self.evaluation_set.vocabulary.classes
+        examples = {"step": provenance["step"], **gallery.to_json(classes)}
+        return Evaluation(report, examples, influence)
+
+
+class RunEvaluator:
+    """Evaluates the checkpoints of one run; builds the network once, at the first.
 
     Raises ConfigError or LabelError where the run's folder is incomplete, EvaluationError where it
     is of other classes than the evaluation set.
@@ -50,136 +149,30 @@ class Evaluator:
         evaluation_set: EvaluationSet,
         parameters: str = "ema",
         batch_size: int = 64,
+        curve_classes: Sequence[int] | None = None,
+        count: Callable[[Scores, EvaluationSet], tuple[Tally, Gallery]] = count_whole,
     ):
         self.workdir, self.evaluation_set = workdir, evaluation_set
-        self.parameters, self._batch_size = parameters, batch_size
         run_folder.read_config(workdir)  # says in words what is no run's folder
         _check_same_classes(workdir, evaluation_set)
-        self._training_counts = labels.read_class_counts(
+        training_counts = labels.read_class_counts(
             Path(workdir) / "class_counts.tsv", evaluation_set.vocabulary
         )
-        self._predictor: Any = None
+        self._scores = CheckpointScores(workdir, parameters, batch_size)
+        self._evaluator = Evaluator(evaluation_set, training_counts, curve_classes, count)
 
     def conditions(self) -> dict[str, Any]:
         """What must agree for two evaluations to be points of one training profile."""
-        return self.evaluation_set.conditions(self.parameters)
+        return self.evaluation_set.conditions(self._scores.parameters)
 
     def hash_of(self, checkpoint: Checkpoint) -> str:
         """sha256 of the parameters that are evaluated; raises CheckpointError."""
-        file = {"ema": "ema", "raw": "parameters"}[self.parameters]
-        return checkpoints.read_state(checkpoint.path)["sha256"][file]
+        return self._scores.hash_of(checkpoint)
 
-    def evaluate(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The report and the example images of a checkpoint, as JSON values.
-
-        Raises CheckpointError (it is gone, damaged or foreign, or its scores are not numbers) or
-        EvaluationError (the shards cannot be read, or do not hold what the metadata says).
-        """
-        started = time.monotonic()
-        sha256 = self.hash_of(checkpoint)
-        self._load(checkpoint)
-        accumulator = ap.Accumulator(
-            len(self.evaluation_set.vocabulary), self.evaluation_set.weights
-        )
-        gallery = Gallery()
-        split = self.evaluation_set.split
-        with Progress(f"step {checkpoint.step:,}", split.num_examples) as progress:
-            for batch in self._batches():
-                image_ap = self._update(accumulator, batch, checkpoint)
-                gallery.offer(batch.image_ids, batch.images, batch.labels, batch.logits, image_ap)
-                progress.advance(len(batch.image_ids))
-        result = accumulator.result()
-        if result.num_images != split.num_examples:
-            raise EvaluationError(
-                f"The shards of split {split.name!r} hold {result.num_images:,} images, and its "
-                f"metadata says {split.num_examples:,}. Write the split again."
-            )
-        report = {
-            **self._report(checkpoint, result),
-            "checkpoint_sha256": sha256,
-            "seconds": round(time.monotonic() - started, 2),
-        }
-        classes = self.evaluation_set.vocabulary.classes
-        return report, {"step": checkpoint.step, **gallery.to_json(classes)}
-
-    def _load(self, checkpoint: Checkpoint) -> None:
-        if self._predictor is None:
-            from model import predict
-
-            self._predictor = predict.Predictor(self.workdir)
-        self._predictor.load(checkpoint.path, self.parameters)
-
-    def _batches(self) -> Iterator[Any]:
-        import tensorflow as tf
-
-        data, split = self.evaluation_set.data, self.evaluation_set.split.name
-        try:
-            yield from self._predictor.predict(data, split, self._batch_size)
-        except (
-            tf.errors.DataLossError,
-            tf.errors.InvalidArgumentError,
-            tf.errors.NotFoundError,
-        ) as error:
-            raise EvaluationError(
-                f"The shards of split {split!r} in {data} cannot be read: "
-                f"{error.message.splitlines()[0]}. Write the split again."
-            ) from error
-
-    def _update(
-        self, accumulator: ap.Accumulator, batch: Any, checkpoint: Checkpoint
-    ) -> np.ndarray:
-        first_image = accumulator.num_images
-        try:
-            return accumulator.update(batch.logits, batch.labels)
-        except ap.NotANumberError as error:
-            class_key = self.evaluation_set.vocabulary.classes[error.class_id]
-            image_id = batch.image_ids[error.image - first_image]
-            raise CheckpointError(
-                f"{checkpoint.path} gives NaN for class {class_key!r} on image {image_id!r}: its "
-                "parameters have diverged. Evaluate an earlier checkpoint, or train with a lower "
-                "learning rate."
-            ) from error
-
-    def _report(self, checkpoint: Checkpoint, result: ap.Result) -> dict[str, Any]:
-        weights_path = self.evaluation_set.weights_path
-        return {
-            "format_version": FORMAT_VERSION,
-            "step": checkpoint.step,
-            "samples": self._predictor.samples,
-            "checkpoint": checkpoint.path,
-            **self.conditions(),
-            "class_weights": weights_path,
-            "data": self.evaluation_set.data,
-            "score_space": "logits float32",
-            "num_images": result.num_images,
-            "num_classes": len(result.positives),
-            "num_classes_with_positives": int((result.positives > 0).sum()),
-            "labels_per_image": result.num_labels / result.num_images,
-            "headline": metrics.HEADLINE,
-            "metrics": metrics.compute(
-                result,
-                self.evaluation_set.weights,
-                self._training_counts,
-                weights_given=weights_path is not None,
-            ),
-            "classes": self._class_columns(result),
-            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in _VERSIONS_OF},
-            },
-        }
-
-    def _class_columns(self, result: ap.Result) -> dict[str, list[Any]]:
-        return {
-            "class": list(self.evaluation_set.vocabulary.classes),
-            "name": list(self.evaluation_set.vocabulary.names),
-            "positives": result.positives.tolist(),
-            "training_count": self._training_counts.tolist(),
-            "weight": self.evaluation_set.weights.tolist(),
-            "average_precision": _nan_to_none(result.class_ap),
-            "recall": _nan_to_none(result.recall),
-        }
+    def evaluate(self, checkpoint: Checkpoint) -> Evaluation:
+        """See Evaluator.evaluate."""
+        self._scores.choose(checkpoint)
+        return self._evaluator.evaluate(self._scores)
 
 
 def _check_same_classes(workdir: str, evaluation_set: EvaluationSet) -> None:
@@ -198,7 +191,3 @@ def _check_same_classes(workdir: str, evaluation_set: EvaluationSet) -> None:
         f"{''.join(differences[:5])}\n"
         f"Write the split with the class list of the run, {Path(workdir) / 'classes.tsv'}."
     )
-
-
-def _nan_to_none(values: np.ndarray) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values.tolist()]

@@ -1,6 +1,7 @@
 """The folder that evaluations are written into, and the page that is made from it.
 
     step-00001200.json    one evaluation; the source of truth
+    step-00001200.influence.npz    each image's influence on its headline, to compare runs with
     report.json           the one that is shown: asked for last, or while watching the highest step
     examples.json         images with their labels and top predictions, of the same checkpoint
     history.jsonl         one line an evaluation, in order of steps
@@ -14,6 +15,8 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+from eval.evaluator import Evaluation
 
 # Two evaluations belong to one history only where these agree.
 _CONDITIONS = ("split", "parameters", "data_fingerprint", "class_weights_sha256", "k")
@@ -41,14 +44,16 @@ class Results:
             if all(line.get(key) == conditions[key] for key in _CONDITIONS)
         ]
 
-    def add(self, report: dict[str, Any], examples: dict[str, Any], show: bool) -> None:
+    def add(self, evaluation: Evaluation, show: bool) -> None:
         """Writes one evaluation; an earlier one of the same step is replaced.
 
         Args:
             show: makes it the one that report.json holds and the page is about.
         """
+        report, examples = evaluation.report, evaluation.examples
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_text(self._step_path(report["step"]), _to_text(report))
+        replace_bytes(self.influence_path(report["step"]), evaluation.influence.to_bytes())
         if show:
             replace_text(self.folder / "examples.json", _to_text(examples))
             replace_text(self.report_path, _to_text(report))
@@ -79,6 +84,10 @@ class Results:
         """The evaluation of a step."""
         return json.loads(self._step_path(step).read_text())
 
+    def influence_path(self, step: int) -> Path:
+        """Where the influences of a step's images lie; see eval.influence."""
+        return self.folder / f"step-{step:08d}.influence.npz"
+
     def _step_path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.json"
 
@@ -100,10 +109,15 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def replace_text(path: Path, text: str) -> None:
+    """Writes a file whole, in UTF-8."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
     """Writes a file whole: to a temporary name beside it, flushed, then renamed."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -13,7 +13,7 @@ from typing import Any
 
 from eval import table
 from eval.evaluation_set import EvaluationError
-from eval.evaluator import Evaluator
+from eval.evaluator import RunEvaluator
 from eval.report import write_page
 from eval.results import Results
 from model import checkpoint, run_folder
@@ -26,7 +26,7 @@ class NothingNewError(RuntimeError):
     """No new checkpoint came in time; the message says what was waited for."""
 
 
-def watch(evaluator: Evaluator, results: Results, timeout: float) -> dict[str, Any]:
+def watch(evaluator: RunEvaluator, results: Results, timeout: float) -> dict[str, Any]:
     """Evaluates checkpoints until training has ended; returns the report of the highest step.
 
     Raises NothingNewError after `timeout` seconds without a new checkpoint, and EvaluationError if
@@ -61,7 +61,7 @@ def watch(evaluator: Evaluator, results: Results, timeout: float) -> dict[str, A
     return results.step_report(history[-1]["step"])
 
 
-def _finished(evaluator: Evaluator, results: Results) -> set[int]:
+def _finished(evaluator: RunEvaluator, results: Results) -> set[int]:
     """The steps that need no evaluation; one that was trained anew since does need it."""
     evaluated = {
         line["step"]: line["checkpoint_sha256"] for line in results.history(evaluator.conditions())
@@ -99,9 +99,9 @@ def _waiting(workdir: str, finished: set[int]) -> list[Checkpoint]:
     return [candidate for candidate in checkpoints if candidate.step not in finished]
 
 
-def _evaluate(evaluator: Evaluator, candidate: Checkpoint, results: Results) -> None:
+def _evaluate(evaluator: RunEvaluator, candidate: Checkpoint, results: Results) -> None:
     try:
-        report, examples = evaluator.evaluate(candidate)
+        evaluation = evaluator.evaluate(candidate)
     except CheckpointError as error:
         gone = not Path(candidate.path).exists()
         _say(
@@ -110,9 +110,9 @@ def _evaluate(evaluator: Evaluator, candidate: Checkpoint, results: Results) -> 
         return
     others = results.history(evaluator.conditions())
     is_highest = all(line["step"] <= candidate.step for line in others)
-    results.add(report, examples, show=is_highest)
+    results.add(evaluation, show=is_highest)
     write_page(results, evaluator.workdir)
-    print(table.line(report), flush=True)
+    print(table.line(evaluation.report), flush=True)
 
 
 def _say(message: str) -> None:

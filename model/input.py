@@ -60,20 +60,29 @@ def training_dataset(config, shard_paths):
     return dataset.with_options(_options(settings))
 
 
-def evaluation_dataset(config, shard_paths, batch_size):
-    """A dataset of (ids [b], jpegs [b], images [b, size, size, 3], labels [b, max_labels])."""
-    settings = config.input
+def evaluation_dataset(settings, shard_paths, batch_size):
+    """A dataset of (examples, images), each example once, in the order of the shards.
+
+    images: float32 [b, size, size, 3] in [-1, 1]; examples: {schema.IMAGE_ID, schema.IMAGE: string
+    [b]; schema.LABELS, schema.NEGATIVES: int64 [b, longest list], padded with -1}. `settings` is
+    the configuration's `input`.
+    """
 
     def example(record):
-        parsed = _parse(record, [schema.LABELS])
-        image = augment.central_crop(parsed[schema.IMAGE], settings)
-        return parsed[schema.IMAGE_ID], parsed[schema.IMAGE], image, parsed[schema.LABELS]
+        parsed = _parse(record, [schema.LABELS, schema.NEGATIVES])
+        return parsed, augment.central_crop(parsed[schema.IMAGE], settings)
 
+    padding = {
+        schema.IMAGE_ID: None,
+        schema.IMAGE: None,
+        schema.LABELS: _PADDING[schema.LABELS],
+        schema.NEGATIVES: _PADDING[schema.NEGATIVES],
+    }
     dataset = (
         tf.data.Dataset.from_tensor_slices(list(shard_paths))
         .flat_map(tf.data.TFRecordDataset)
         .map(example, num_parallel_calls=_decode_threads(settings))
-        .padded_batch(batch_size, padding_values=(None, None, None, _PADDING[schema.LABELS]))
+        .padded_batch(batch_size, padding_values=(padding, None))
         .prefetch(2)
     )
     return dataset.with_options(_options(settings))

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from model import checkpoint, quiet, run_folder
-from pipeline import metadata
+from pipeline import metadata, schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Batch:
     image_ids: list[str]
     logits: np.ndarray  # float32 [b, num_classes]
     labels: list[np.ndarray]  # int64 class ids of each image's positives
+    negatives: list[np.ndarray]  # int64 class ids of its verified negatives
     images: list[bytes]  # the JPEGs
 
 
@@ -66,15 +67,19 @@ class Predictor:
             variable.assign(values[variable.path])
         self.step, self.samples = state["step"], state["samples"]
 
-    def predict(self, data_dir, split, batch_size=64):
-        """Yields a Batch at a time, each example exactly once, in the order of the shards."""
+    def predict(self, data_dir, split, batch_size=64, shards=slice(None)):
+        """Yields a Batch at a time, each example exactly once, in the order of the shards.
+
+        `shards`: which of the split's shards to read; all of them by default.
+        """
         from model.input import evaluation_dataset
 
-        shard_paths = metadata.load_split(data_dir, split).shard_paths
-        for ids, jpegs, images, labels in evaluation_dataset(self.config, shard_paths, batch_size):
+        shard_paths = metadata.load_split(data_dir, split).shard_paths[shards]
+        for examples, images in evaluation_dataset(self.config.input, shard_paths, batch_size):
             yield Batch(
-                image_ids=[image_id.decode() for image_id in ids.numpy()],
+                image_ids=[image_id.decode() for image_id in examples[schema.IMAGE_ID].numpy()],
                 logits=self._forward(images).numpy(),
-                labels=[row[row >= 0] for row in labels.numpy()],
-                images=list(jpegs.numpy()),
+                labels=[row[row >= 0] for row in examples[schema.LABELS].numpy()],
+                negatives=[row[row >= 0] for row in examples[schema.NEGATIVES].numpy()],
+                images=list(examples[schema.IMAGE].numpy()),
             )

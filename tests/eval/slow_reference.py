@@ -58,3 +58,26 @@ def _sum_of_precisions(pairs):
             above = [other_hit for other, other_hit in pairs if other >= score]
             total += Fraction(sum(above), len(above))
     return total
+
+
+def mean_class_ap(scores, labels, weights, k, multiplicity):
+    """The weighted mean of D1, a Fraction, with every image counted `multiplicity` times."""
+    retrieved = [set(_best(row, k)) for row in scores]
+    total = total_weight = Fraction(0)
+    for c in range(len(scores[0])):
+        num_positives = sum(
+            times for row, times in zip(labels, multiplicity, strict=True) if c in row
+        )
+        if not num_positives:
+            continue
+        images = [i for i in range(len(scores)) if c in retrieved[i]]
+        ap = Fraction(0)
+        for hit in images:
+            if c in labels[hit]:
+                above = [i for i in images if scores[i][c] >= scores[hit][c]]
+                num_hits = sum(multiplicity[i] for i in above if c in labels[i])
+                precision = Fraction(num_hits) / sum(multiplicity[i] for i in above)
+                ap += multiplicity[hit] * precision / num_positives
+        total += Fraction(weights[c]) * ap
+        total_weight += Fraction(weights[c])
+    return total / total_weight if total_weight else None

@@ -1,7 +1,10 @@
 """The files of a folder of results."""
 
+import numpy as np
 import pytest
 
+from eval.evaluator import Evaluation
+from eval.influence import Influence
 from eval.results import Results, read_json_lines, replace_text
 
 
@@ -19,10 +22,16 @@ def report_of(step, value=0.5, weights=None):
     }
 
 
+def evaluation_of(report, examples=None):
+    return Evaluation(report, examples or {}, Influence(("a",), np.zeros(1), np.zeros(1)))
+
+
 def test_history_is_in_order_of_steps_whatever_the_order_of_evaluation(tmp_path):
     results = Results(tmp_path / "new")
     for step in (30, 10, 20):
-        results.add(report_of(step, value=step / 100), {"step": step}, show=step == 30)
+        results.add(
+            evaluation_of(report_of(step, value=step / 100), {"step": step}), show=step == 30
+        )
     history = results.history(report_of(0))
     assert [(line["step"], line["map_at_100"]) for line in history] == [
         (10, 0.1),
@@ -36,15 +45,15 @@ def test_history_is_in_order_of_steps_whatever_the_order_of_evaluation(tmp_path)
 
 def test_an_evaluation_replaces_an_earlier_one_of_its_step(tmp_path):
     results = Results(tmp_path)
-    results.add(report_of(10, value=0.1), {}, show=True)
-    results.add(report_of(10, value=0.2), {}, show=True)
+    results.add(evaluation_of(report_of(10, value=0.1)), show=True)
+    results.add(evaluation_of(report_of(10, value=0.2)), show=True)
     assert [line["map_at_100"] for line in results.history(report_of(0))] == [0.2]
 
 
 def test_evaluations_with_other_weights_are_another_history(tmp_path):
     results = Results(tmp_path)
-    results.add(report_of(10, weights="w"), {}, show=True)
-    results.add(report_of(20), {}, show=True)
+    results.add(evaluation_of(report_of(10, weights="w")), show=True)
+    results.add(evaluation_of(report_of(20)), show=True)
     assert [line["step"] for line in results.history(report_of(0))] == [20]
     assert [line["step"] for line in results.history(report_of(0, weights="w"))] == [10]
 
@@ -65,5 +74,5 @@ def test_a_file_is_replaced_whole_and_nothing_else_stays(tmp_path):
 
 def test_what_is_no_json_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        Results(tmp_path).add(report_of(10, value=float("nan")), {}, show=True)
+        Results(tmp_path).add(evaluation_of(report_of(10, value=float("nan"))), show=True)
     assert list(tmp_path.iterdir()) == []

@@ -15,14 +15,14 @@ from tiny_run import save_checkpoint
 
 from eval import evaluate, watch
 from eval.evaluation_set import EvaluationSet
-from eval.evaluator import Evaluator
+from eval.evaluator import RunEvaluator
 from eval.results import Results
 from model import checkpoint
 
 
 def watch_run(folder):
     evaluation_set = EvaluationSet.read(str(folder / "data"), "eval", None)
-    evaluator = Evaluator(str(folder / "run"), evaluation_set)
+    evaluator = RunEvaluator(str(folder / "run"), evaluation_set)
     return watch.watch(evaluator, Results(folder / "run/eval/eval"), timeout=60)
 
 

@@ -26,8 +26,8 @@ def _jpeg(pixels):
 
 def test_evaluation_reads_each_example_once_in_the_order_of_the_shards(config, shards):
     split = metadata.load_split(shards, "eval")
-    batches = list(input_module.evaluation_dataset(config, split.shard_paths, 16))
-    ids = [image_id for batch in batches for image_id in batch[0].numpy()]
+    batches = list(input_module.evaluation_dataset(config.input, split.shard_paths, 16))
+    ids = [image_id for examples, _ in batches for image_id in examples["image_id"].numpy()]
     raw = [
         tf.train.Example.FromString(record.numpy()).features.feature["image_id"].bytes_list.value[0]
         for path in split.shard_paths
@@ -35,14 +35,14 @@ def test_evaluation_reads_each_example_once_in_the_order_of_the_shards(config, s
     ]
     assert ids == raw
     assert len(set(ids)) == 60
-    assert [len(batch[0]) for batch in batches] == [16, 16, 16, 12]
+    assert [len(images) for _, images in batches] == [16, 16, 16, 12]
 
 
 def test_labels_are_those_of_the_records_padded_with_minus_one(config, shards):
     split = metadata.load_split(shards, "eval")
     counts = Counter()
-    for _, _, _, labels in input_module.evaluation_dataset(config, split.shard_paths, 16):
-        counts.update(labels.numpy().ravel().tolist())
+    for examples, _ in input_module.evaluation_dataset(config.input, split.shard_paths, 16):
+        counts.update(examples["labels"].numpy().ravel().tolist())
     del counts[-1]
     assert counts == {c: n for c, n in enumerate(split.class_counts.tolist()) if n}
 

@@ -1,0 +1,47 @@
+"""Whether predictions come true as often as they say: probabilities against what was observed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+NUM_BINS = 20
+
+DEFINITION = (
+    "Over the pairs of image and class that D1 retrieved, in {bins} bins of the probability, "
+    "sigmoid(logit), of equal width: the mean over pairs of |mean probability - share of labels| "
+    "of the pair's bin. Labels that were not retrieved do not enter."
+)
+
+
+def calibrate(logits: np.ndarray, hits: np.ndarray) -> dict[str, Any]:
+    """The calibration error and its bins, as JSON values: see DEFINITION.
+
+    Args:
+        logits: float32, of retrieved pairs; in an order that the pairs alone decide, as sums over
+            it are rounded.
+        hits: bool, beside them.
+
+    An empty bin has None for its mean and its share; of no pair at all the error is None.
+    """
+    probabilities = 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))  # overflows at neither end
+    bins = np.minimum((probabilities * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    count = np.bincount(bins, minlength=NUM_BINS)
+    num_hits = np.bincount(bins, hits, minlength=NUM_BINS)
+    total = np.bincount(bins, probabilities, minlength=NUM_BINS)
+    error = float(np.abs(total - num_hits).sum() / len(logits)) if len(logits) else None
+    return {
+        "definition": DEFINITION.format(bins=NUM_BINS),
+        "error": error,
+        "bins": [
+            {
+                "low": index / NUM_BINS,
+                "high": (index + 1) / NUM_BINS,
+                "mean_probability": total[index] / count[index] if count[index] else None,
+                "observed": num_hits[index] / count[index] if count[index] else None,
+                "count": int(count[index]),
+            }
+            for index in range(NUM_BINS)
+        ],
+    }

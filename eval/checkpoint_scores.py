@@ -1,0 +1,94 @@
+"""Scores of a run's checkpoint: the network on the images of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from eval.evaluation_set import EvaluationError, EvaluationSet, Part
+from eval.scores import LOGITS, Batch
+from model import checkpoint as checkpoints
+from model import run_folder
+from model.checkpoint import Checkpoint, CheckpointError
+
+_FILES = {"ema": "ema", "raw": "parameters"}
+
+
+class CheckpointScores:
+    """The logits of a run's network; one checkpoint after another can be put into it.
+
+    Args:
+        workdir: folder of the training run.
+        parameters: "ema" for the Polyak averages, "raw" for the parameters as training left them.
+        batch_size: how many images are scored together.
+    """
+
+    def __init__(self, workdir: str, parameters: str = "ema", batch_size: int = 64):
+        self.workdir, self.parameters, self._batch_size = workdir, parameters, batch_size
+        self.checkpoint: Checkpoint | None = None
+        self._predictor: Any = None
+        self._loaded: Checkpoint | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the network, which another process builds for itself."""
+        return {**self.__dict__, "_predictor": None, "_loaded": None}
+
+    def choose(self, checkpoint: Checkpoint) -> None:
+        """Takes this checkpoint from now on."""
+        self.checkpoint = checkpoint
+        self._loaded = None  # also where it is of the same step: it may have been trained anew
+
+    def hash_of(self, checkpoint: Checkpoint) -> str:
+        """sha256 of the parameters that are evaluated; raises CheckpointError."""
+        return checkpoints.read_state(checkpoint.path)["sha256"][_FILES[self.parameters]]
+
+    def provenance(self) -> dict[str, Any]:
+        """See Scores; raises CheckpointError."""
+        checkpoint = self._chosen()
+        state = checkpoints.read_state(checkpoint.path)
+        loss = run_folder.read_config(self.workdir).loss.name
+        return {
+            "source": "checkpoint",
+            "checkpoint": checkpoint.path,
+            "checkpoint_sha256": state["sha256"][_FILES[self.parameters]],
+            "step": state["step"],
+            "samples": state["samples"],
+            "parameters": self.parameters,
+            "score_space": LOGITS,
+            "is_sigmoid": loss != "softmax_cross_entropy",
+        }
+
+    def batches(self, evaluation_set: EvaluationSet, part: Part) -> Iterator[Batch]:
+        """See Scores.
+
+        Raises CheckpointError (it is gone, damaged or foreign) or EvaluationError (the shards
+        cannot be read).
+        """
+        checkpoint = self._chosen()
+        if self._predictor is None:
+            from model import predict
+
+            self._predictor = predict.Predictor(self.workdir)
+        if self._loaded != checkpoint:
+            self._predictor.load(checkpoint.path, self.parameters)
+            self._loaded = checkpoint
+        with evaluation_set.reading_shards():
+            for batch in self._predictor.predict(
+                evaluation_set.data, evaluation_set.split.name, self._batch_size, part.shards
+            ):
+                yield Batch(
+                    batch.image_ids, batch.logits, batch.labels, batch.negatives, batch.images
+                )
+
+    def not_a_number(self, image_id: str, class_key: str) -> CheckpointError:
+        """See Scores."""
+        return CheckpointError(
+            f"{self._chosen().path} gives NaN for class {class_key!r} on image {image_id!r}: its "
+            "parameters have diverged. Evaluate an earlier checkpoint, or train with a lower "
+            "learning rate."
+        )
+
+    def _chosen(self) -> Checkpoint:
+        if self.checkpoint is None:
+            raise EvaluationError("No checkpoint was chosen: call `choose` first.")
+        return self.checkpoint
