@@ -28,6 +28,7 @@ from eval.progress import Progress
 from eval.scores import Scores
 from eval.summary import summarize
 from eval.tally import Tally
+from eval.uncut import MAX_SCORES
 from model import run_folder
 from model.checkpoint import Checkpoint
 from pipeline import labels
@@ -51,8 +52,13 @@ def count(scores: Scores, evaluation_set: EvaluationSet, part: Part) -> tuple[Ta
     Raises what the scores raise where they cannot be read, or hold a NaN.
     """
     vocabulary = evaluation_set.vocabulary
+    num_scores = evaluation_set.split.num_examples * len(vocabulary)
     tally = Tally(
-        len(vocabulary), evaluation_set.weights, part.first_image, evaluation_set.has_negatives
+        len(vocabulary),
+        evaluation_set.weights,
+        part.first_image,
+        with_verified=evaluation_set.has_negatives,
+        with_uncut=num_scores <= MAX_SCORES,
     )
     gallery = Gallery()
     with Progress("evaluating", part.num_images) as progress:

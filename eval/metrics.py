@@ -15,8 +15,10 @@ import numpy as np
 
 from eval import average_precision as ap
 from eval import baselines, intervals, top_predictions
+from eval import uncut as uncut_ranking
 from eval.average_precision import Accumulator, Result
 from eval.ranking import Ranked
+from eval.uncut import UncutResult
 
 HEADLINE = "map_at_100"
 TITLES = {
@@ -59,6 +61,7 @@ def compute(
     weights: np.ndarray,
     training_counts: np.ndarray | None,
     weights_given: bool,
+    uncut: UncutResult | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Every metric by name, as {"value", "definition"}; the value is None if nothing was averaged.
 
@@ -69,6 +72,7 @@ def compute(
         weights: float64 [num_classes]; all 1 where no weights were given.
         training_counts: int64 [num_classes], for the prior-only baseline; None leaves it out.
         weights_given: whether the definitions speak of class weights.
+        uncut: of the same images, ranked without a cut; None leaves its metrics out.
     """
     result = measured.result
     how = "weighted by the class weights" if weights_given else "all alike: no weights were given"
@@ -78,13 +82,15 @@ def compute(
         (_UNWEIGHTED, np.ones_like(weights), "all alike", measured.influence_unweighted),
     ):
         over_classes = f" Averaged over the classes with positives, {averaged}."
-        for name, (class_values, definition) in _by_class(result, training_counts).items():
+        for name, (class_values, definition) in _by_class(result, training_counts, uncut).items():
             mean = ap.weighted_mean(class_values, class_weights)
             values[name + suffix] = _metric(mean, definition + over_classes)
         values[HEADLINE + suffix] |= _interval(values[HEADLINE + suffix]["value"], influence)
     one = " All weights are 1."
     values["image_map_at_100"] = _metric(result.image_map, _D3 + ("" if weights_given else one))
     values["image_map_at_100_unweighted"] = _metric(result.image_map_unweighted, _D3 + one)
+    if uncut is not None:
+        values["micro_ap"] = _metric(uncut.micro_ap, uncut_ranking.DEFINITIONS["micro"])
     return values | _of_top_predictions(result)
 
 
@@ -97,7 +103,7 @@ def masked(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _by_class(
-    result: Result, training_counts: np.ndarray | None
+    result: Result, training_counts: np.ndarray | None, uncut: UncutResult | None
 ) -> dict[str, tuple[np.ndarray, str]]:
     """{name: (a value a class, NaN where it does not count; what that value is)}."""
     positives, num_images = result.positives, result.num_images
@@ -112,6 +118,8 @@ def _by_class(
         f"What independent random scores give on average over all draws. {_D1}",
     )
     found["top_images_map_at_100"] = (result.top_images_ap, _D2)
+    if uncut is not None:
+        found["macro_ap"] = (uncut.class_ap, uncut_ranking.DEFINITIONS["macro"])
     return found
 
 

@@ -36,7 +36,8 @@ def summarize(
     weights_given = evaluation_set.weights_path is not None
     measured = Measured.of(tally.all, weights)
     result = measured.result
-    values = metrics.compute(measured, weights, training_counts, weights_given)
+    uncut = None if tally.uncut is None else tally.uncut.result()
+    values = metrics.compute(measured, weights, training_counts, weights_given, uncut)
     if tally.verified is not None:
         of_verified = Measured.of(tally.verified, weights)
         values |= metrics.masked(metrics.compute(of_verified, weights, None, weights_given))

@@ -32,6 +32,7 @@ METRICS = (
     "intervals",
     "ranking",
     "top_predictions",
+    "uncut",
 )
 NETWORKS = ("xception", "inception_v3", "vgg_separable", "layers", "heads")
 

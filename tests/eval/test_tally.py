@@ -32,7 +32,7 @@ def batches_of(seed, size=4):
 
 
 def tally_of(batches, weights, first_image=0):
-    tally = Tally(len(weights), weights, first_image, with_verified=True)
+    tally = Tally(len(weights), weights, first_image, with_verified=True, with_uncut=True)
     for batch in batches:
         tally.update(batch)
     return tally
@@ -42,6 +42,7 @@ def everything(tally, weights):
     return {
         "ids": tally.image_ids(),
         "all": _comparable(Measured.of(tally.all, weights)),
+        "uncut": dataclasses.asdict(tally.uncut.result()),
         "verified": _comparable(Measured.of(tally.verified, weights)),
     }
 
@@ -86,7 +87,7 @@ def test_unknown_pairs_are_masked():
 
 
 def test_tallies_that_count_other_things_are_not_merged():
-    with pytest.raises(ValueError, match="or neither"):
+    with pytest.raises(ValueError, match="counts what is verified"):
         Tally(3, np.ones(3), with_verified=True).merge(Tally(3, np.ones(3)))
     with pytest.raises(ValueError, match="same class weights"):
         Tally(3, np.ones(3)).merge(Tally(3, np.arange(3.0)))

@@ -1,0 +1,131 @@
+"""Average precision without a cut: every image ranks in every class, and every pair in one ranking.
+
+What the precision at a hit is shows only when the last image has been seen, so that every score
+must be kept: in a temporary file, 4 bytes each. It is read once more at the end, some columns at a
+time. Ties share one threshold; a score of minus infinity is not ranked.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from eval.ranking import Truth, divide
+
+MAX_SCORES = 1 << 32  # 16 GB of temporary file; what is larger is evaluated with the cut alone
+_CHUNK_SCORES = 1 << 23  # scores sorted together; bounds memory, never changes a result
+_LOWEST = np.finfo(np.float32).min
+
+DEFINITIONS = {
+    "macro": (
+        "Without a cut: per class all images are ranked by the class's score, equal scores with "
+        "one threshold, and AP = 1/n * sum of the precision at each of its n positives."
+    ),
+    "micro": (
+        "Without a cut: all pairs of image and class make one ranking, equal scores with one "
+        "threshold, and AP = 1/n * sum of the precision at each of the n labels."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class UncutResult:
+    """NaN where there is no positive."""
+
+    class_ap: np.ndarray  # float64 [num_classes]
+    micro_ap: float
+
+
+class UncutRanking:
+    """Keeps all scores of the images that are added, in a temporary file that ends with it."""
+
+    def __init__(self, num_classes: int):
+        self._num_classes = num_classes
+        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._num_images = 0
+        self._classes: list[np.ndarray] = [np.empty(0, np.int64)]  # of every label
+        self._scores: list[np.ndarray] = [np.empty(0, np.float32)]  # of every label
+
+    def add(self, scores: np.ndarray, truth: Truth) -> None:
+        """Adds images: float32 [images, classes], without NaN, and their labels."""
+        self._classes.append(truth.classes)
+        self._scores.append(scores[truth.rows, truth.classes])
+        self._file.write(np.ascontiguousarray(scores).data)
+        self._num_images += len(scores)
+
+    def merge(self, other: UncutRanking) -> None:
+        self._classes += other._classes
+        self._scores += other._scores
+        other._file.seek(0)
+        shutil.copyfileobj(other._file, self._file, _CHUNK_SCORES)
+        self._num_images += other._num_images
+
+    def result(self) -> UncutResult:
+        classes, scores = np.concatenate(self._classes), np.concatenate(self._scores)
+        positives = np.bincount(classes, minlength=self._num_classes)
+        order = np.lexsort((scores, classes))
+        by_class = np.split(scores[order], np.cumsum(positives)[:-1])
+        ranked = np.sort(scores[scores >= _LOWEST])
+        num_ranked = np.zeros(len(ranked), np.int64)
+        total = np.zeros(self._num_classes)
+        for first, columns in self._columns():
+            flat = np.sort(columns, axis=None)
+            num_ranked += len(flat) - np.searchsorted(flat, ranked)
+            columns.sort(axis=1)
+            for class_id, column in enumerate(columns, first):
+                of_hits = by_class[class_id]
+                of_hits = of_hits[np.searchsorted(of_hits, _LOWEST) :]
+                above = len(column) - np.searchsorted(column, of_hits)
+                total[class_id] = math.fsum(_num_at_least(of_hits) / above)
+        micro = math.fsum(_num_at_least(ranked) / num_ranked)
+        return UncutResult(
+            class_ap=divide(total, positives),
+            micro_ap=micro / len(scores) if len(scores) else math.nan,
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Its arrays; the last one, all scores, is a memory map of the temporary file."""
+        return {
+            "classes": np.concatenate(self._classes),
+            "scores": np.concatenate(self._scores),
+            "all_scores": self._all_scores(),
+        }
+
+    def restore(self, state: dict[str, np.ndarray], all_scores: BinaryIO) -> None:
+        """Takes the arrays of `state`, the last one as an .npy file."""
+        version = np.lib.format.read_magic(all_scores)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, _ = read_header(all_scores)
+        self._classes, self._scores = [state["classes"]], [state["scores"]]
+        shutil.copyfileobj(all_scores, self._file, _CHUNK_SCORES)
+        self._num_images = shape[0]
+
+    def _all_scores(self) -> np.ndarray:
+        """float32 [images, classes], mapped."""
+        self._file.flush()
+        shape = (self._num_images, self._num_classes)
+        if not self._num_images:
+            return np.empty(shape, np.float32)
+        return np.memmap(self._file, np.float32, "r", shape=shape)
+
+    def _columns(self):
+        """(the first's class id, float32 [classes, images]) of some classes after others."""
+        scores = self._all_scores()
+        width = max(1, _CHUNK_SCORES // max(1, self._num_images))
+        for first in range(0, self._num_classes, width):
+            yield first, np.array(scores[:, first : first + width].T, order="C")
+
+
+def _num_at_least(ascending: np.ndarray) -> np.ndarray:
+    """How many of these values are at least as high as each of them."""
+    return len(ascending) - np.searchsorted(ascending, ascending)
