@@ -10,29 +10,34 @@ NUM_BINS = 20
 
 DEFINITION = (
     "Over the pairs of image and class that D1 retrieved, in {bins} bins of the probability, "
-    "sigmoid(logit), of equal width: the mean over pairs of |mean probability - share of labels| "
+    "{probability}, of equal width: the mean over pairs of |mean probability - share of labels| "
     "of the pair's bin. Labels that were not retrieved do not enter."
 )
 
+_NAMES = {"sigmoid": "sigmoid(logit)", "identity": "the score itself"}
 
-def calibrate(logits: np.ndarray, hits: np.ndarray) -> dict[str, Any]:
+
+def calibrate(scores: np.ndarray, hits: np.ndarray, probability: str) -> dict[str, Any]:
     """The calibration error and its bins, as JSON values: see DEFINITION.
 
     Args:
-        logits: float32, of retrieved pairs; in an order that the pairs alone decide, as sums over
+        scores: float32, of retrieved pairs; in an order that the pairs alone decide, as sums over
             it are rounded.
         hits: bool, beside them.
+        probability: "sigmoid" of a score, or "identity" where it is one, between 0 and 1.
 
     An empty bin has None for its mean and its share; of no pair at all the error is None.
     """
-    probabilities = 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))  # overflows at neither end
+    probabilities = scores.astype(np.float64)
+    if probability == "sigmoid":
+        probabilities = 0.5 * (1 + np.tanh(0.5 * probabilities))  # overflows at neither end
     bins = np.minimum((probabilities * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     count = np.bincount(bins, minlength=NUM_BINS)
     num_hits = np.bincount(bins, hits, minlength=NUM_BINS)
     total = np.bincount(bins, probabilities, minlength=NUM_BINS)
-    error = float(np.abs(total - num_hits).sum() / len(logits)) if len(logits) else None
+    error = float(np.abs(total - num_hits).sum() / len(scores)) if len(scores) else None
     return {
-        "definition": DEFINITION.format(bins=NUM_BINS),
+        "definition": DEFINITION.format(bins=NUM_BINS, probability=_NAMES[probability]),
         "error": error,
         "bins": [
             {

@@ -55,7 +55,7 @@ class CheckpointScores:
             "samples": state["samples"],
             "parameters": self.parameters,
             "score_space": LOGITS,
-            "is_sigmoid": loss != "softmax_cross_entropy",
+            "probability": None if loss == "softmax_cross_entropy" else "sigmoid",
         }
 
     def batches(self, evaluation_set: EvaluationSet, part: Part) -> Iterator[Batch]:
@@ -65,6 +65,7 @@ class CheckpointScores:
         cannot be read).
         """
         checkpoint = self._chosen()
+        evaluation_set.check_has_shards()
         if self._predictor is None:
             from model import predict
 

@@ -1,7 +1,9 @@
-"""Class-weighted MAP@100 of a checkpoint, or of each new one while training goes on.
+"""Class-weighted MAP@100 of a checkpoint, of each new one in training, or of predictions.
 
     python -m eval.evaluate --workdir=RUN --data=OUT --split=eval --class_weights=weights.tsv
     python -m eval.evaluate ... --watch
+    python -m eval.evaluate --predictions=scores.npy --ids=ids.txt --classes=classes.tsv \\
+        --labels=truth.csv --output=DIR
 
 Prints a table and writes report.json and report.html into RUN/eval/SPLIT, or into --output.
 Every file is written whole, so that this command can be ended at any moment and started again.
@@ -14,19 +16,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eval import class_weights, table, watch
 from eval.evaluation_set import EvaluationError, EvaluationSet
-from eval.evaluator import RunEvaluator
+from eval.evaluator import Evaluator, RunEvaluator, check_same_classes
+from eval.ground_truth import GroundTruthError
+from eval.prediction_scores import PredictionScores, open_predictions
 from eval.report import write_page
 from eval.results import Results
+from eval.scores import PROBABILITY_OF
 from model import checkpoint
 from model.config import ConfigError
 from pipeline import labels, metadata
+from pipeline.labels import Vocabulary
 
 EXIT_USAGE = 2
 EXIT_TRY_AGAIN = 75
 USER_ERRORS = (
     EvaluationError,
+    GroundTruthError,
     OSError,
     checkpoint.CheckpointError,
     class_weights.ClassWeightsError,
@@ -39,22 +48,13 @@ USER_ERRORS = (
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parse(argv)
-    results = Results(options.output or Path(options.workdir) / "eval" / options.split)
     try:
-        evaluation_set = EvaluationSet.read(options.data, options.split, options.class_weights)
-        if options.watch:
-            watch.wait_for_run(options.workdir, options.watch_timeout)
-        evaluator = RunEvaluator(
-            options.workdir,
-            evaluation_set,
-            options.parameters,
-            options.batch_size,
-            curve_classes=evaluation_set.class_ids(options.curves),
-        )
-        if options.watch:
-            report = watch.watch(evaluator, results, options.watch_timeout)
+        if options.workdir:
+            results = Results(options.output or Path(options.workdir) / "eval" / options.split)
+            report = evaluate_run(options, results)
         else:
-            report = evaluate_once(evaluator, results, options.checkpoint)
+            results = Results(options.output)
+            report = evaluate_scores(options, results)
     except watch.NothingNewError as error:
         return _fail(error, EXIT_TRY_AGAIN)
     except USER_ERRORS as error:
@@ -62,6 +62,68 @@ def main(argv: list[str] | None = None) -> int:
     print(table.render(report))
     print(f"\n{results.report_path}\n{results.page_path}")
     return 0
+
+
+def evaluate_run(options: argparse.Namespace, results: Results) -> dict[str, Any]:
+    """Evaluates checkpoints of a training run; returns the report that is shown."""
+    evaluation_set = EvaluationSet.read(options.data, options.split, options.class_weights)
+    if options.watch:
+        watch.wait_for_run(options.workdir, options.watch_timeout)
+    evaluator = RunEvaluator(
+        options.workdir,
+        evaluation_set,
+        options.parameters,
+        options.batch_size,
+        curve_classes=evaluation_set.class_ids(options.curves),
+    )
+    if options.watch:
+        return watch.watch(evaluator, results, options.watch_timeout)
+    return evaluate_once(evaluator, results, options.checkpoint)
+
+
+def evaluate_scores(options: argparse.Namespace, results: Results) -> dict[str, Any]:
+    """Evaluates what others trained: a saved model, or its predictions."""
+    evaluation_set = _evaluation_set(options)
+    predictions = open_predictions(options.predictions, options.ids, evaluation_set.vocabulary)
+    scores = PredictionScores(predictions, options.score_space, options.batch_size)
+    evaluator = Evaluator(
+        evaluation_set,
+        _training_counts(options, evaluation_set),
+        evaluation_set.class_ids(options.curves),
+    )
+    evaluation = evaluator.evaluate(scores)
+    results.add(evaluation, show=True)
+    write_page(results, results.folder)
+    return evaluation.report
+
+
+def _training_counts(
+    options: argparse.Namespace, evaluation_set: EvaluationSet
+) -> np.ndarray | None:
+    """From --class_counts, or those of the dataset's training split; None where there are none."""
+    path = options.class_counts
+    if path is None and options.data:
+        path = Path(options.data) / metadata.class_counts_file("train")
+        path = path if path.exists() else None
+    return path and labels.read_class_counts(path, evaluation_set.vocabulary)
+
+
+def _evaluation_set(options: argparse.Namespace) -> EvaluationSet:
+    """The images of --data or --labels, of the classes that --classes lists, if it is given."""
+    if options.data:
+        evaluation_set = EvaluationSet.read(options.data, options.split, options.class_weights)
+        if options.classes:
+            check_same_classes(Vocabulary.read(options.classes), options.classes, evaluation_set)
+        return evaluation_set
+    listed = Vocabulary.read(options.classes)
+    evaluation_set = EvaluationSet.of_manifest(options.labels, listed, options.class_weights)
+    if evaluation_set.manifest is not None and evaluation_set.manifest.num_unknown_labels:
+        print(
+            f"eval.evaluate: {evaluation_set.manifest.num_unknown_labels:,} labels of "
+            f"{evaluation_set.data} are outside the class list and left out",
+            file=sys.stderr,
+        )
+    return evaluation_set
 
 
 def evaluate_once(evaluator: RunEvaluator, results: Results, wanted: str) -> dict[str, Any]:
@@ -95,15 +157,37 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
         prog="python -m eval.evaluate",
-        description="Compute the class-weighted MAP@100 of checkpoints.",
+        description="Compute the class-weighted MAP@100 of checkpoints, or of predictions.",
         epilog="example: python -m eval.evaluate --workdir=runs/1 --data=shards --split=eval "
         "--class_weights=weights.tsv",
     )
+    _add_scores(parser.add_argument_group("what is evaluated, one of"))
+    _add_images(parser.add_argument_group("on which images"))
     add = parser.add_argument
-    add("--workdir", required=True, help="folder of the training run")
-    add("--data", required=True, help="folder that beam_runner.py wrote")
-    add("--split", default="eval", help="split to evaluate on (default: eval)")
     add("--class_weights", help="TSV of class and weight (default: all classes weigh the same)")
+    add(
+        "--class_counts",
+        metavar="FILE",
+        help="TSV of class and count in training, for the prior-only baseline of predictions "
+        "(default: those of DATA's training split)",
+    )
+    add(
+        "--curves",
+        type=lambda text: text.split(","),
+        metavar="CLASS,...",
+        help="classes whose precision-recall curves are drawn (default: a few telling ones)",
+    )
+    add("--output", metavar="DIR", help="where reports go (default: RUN/eval/SPLIT)")
+    add("--batch_size", type=int, default=64, help="images scored together (default: 64)")
+    options = parser.parse_args(argv)
+    _check(parser, options)
+    return options
+
+
+def _add_scores(group: Any) -> None:
+    add = group.add_argument
+    add("--workdir", metavar="RUN", help="folder of a training run")
+    add("--predictions", metavar="FILE", help="scores: .npy (dense), .npz or .parquet (lists)")
     add("--checkpoint", default="latest", metavar="STEP", help="latest (default), or a step")
     add(
         "--parameters",
@@ -119,22 +203,41 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="with --watch: give up after so long without a new checkpoint (default: 3600)",
     )
+    add("--ids", metavar="FILE", help="image ids of the rows of an .npy file, a line each")
+    add("--classes", metavar="FILE", help="class list of the columns, or of the class ids")
     add(
-        "--curves",
-        type=lambda text: text.split(","),
-        metavar="CLASS,...",
-        help="classes whose precision-recall curves are drawn (default: a few telling ones)",
+        "--score_space",
+        choices=tuple(PROBABILITY_OF),
+        default="unknown",
+        help="what predictions are (default: unknown, and then not calibrated)",
     )
-    add("--output", metavar="DIR", help="where reports go (default: RUN/eval/SPLIT)")
-    add("--batch_size", type=int, default=64, help="images scored together (default: 64)")
-    options = parser.parse_args(argv)
-    if options.watch and options.checkpoint != "latest":
+
+
+def _add_images(group: Any) -> None:
+    add = group.add_argument
+    add("--data", help="folder that beam_runner.py wrote")
+    add("--split", default="eval", help="split to evaluate on (default: eval)")
+    add("--labels", metavar="FILE", help="for predictions: label files instead, without images")
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if bool(options.workdir) == bool(options.predictions):
+        parser.error("name what is evaluated: --workdir or --predictions, one of them")
+    if options.predictions:
+        if bool(options.data) == bool(options.labels):
+            parser.error("name the images: --data or --labels, one of them")
+        if not options.output:
+            parser.error("--predictions needs --output, the folder for the report")
+        if not options.classes and (options.labels or options.predictions.endswith(".npy")):
+            parser.error("--classes must name the class list that the predictions are in")
+    elif not options.data:
+        parser.error("--workdir needs --data, the folder with the images")
+    if options.watch and (options.checkpoint != "latest" or options.predictions):
         parser.error("--watch evaluates every checkpoint: leave --checkpoint out")
     if options.batch_size < 1:
         parser.error(f"--batch_size must be at least 1. Received: {options.batch_size}")
     if not options.watch_timeout > 0:
         parser.error(f"--watch_timeout must be above 0. Received: {options.watch_timeout}")
-    return options
 
 
 def _fail(error: Exception, exit_code: int) -> int:

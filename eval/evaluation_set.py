@@ -1,4 +1,4 @@
-"""What scores are evaluated on: a split of a dataset, and what each of its classes weighs."""
+"""What scores are evaluated on: images with known labels, and what each of their classes weighs."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from eval import average_precision as ap
-from eval import class_weights
+from eval import class_weights, ground_truth
 from pipeline import metadata
 from pipeline.labels import Vocabulary
 
@@ -31,13 +31,14 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSet:
-    data: str  # folder that beam_runner.py wrote
-    split: metadata.Split
+    data: str  # folder that beam_runner.py wrote, or label files
+    split: metadata.Split  # of label files: one shard without a path
     has_negatives: bool  # some pairs of image and class are verified negatives
     vocabulary: Vocabulary
     weights: np.ndarray  # float64 [num_classes]; all 1 where no file was given
     weights_path: str | None
     weights_sha256: str | None
+    manifest: ground_truth.Manifest | None = None  # the images, where label files name them
 
     @classmethod
     def read(cls, data: str, split: str, weights_path: str | None) -> "EvaluationSet":
@@ -46,18 +47,69 @@ class EvaluationSet:
         Raises MetadataError, ClassWeightsError, or EvaluationError if there is nothing to average.
         """
         vocabulary = metadata.load_vocabulary(data)
+        has_negatives = metadata.load_completed(data, split).get("num_negatives", 0) > 0
+        return cls._of(
+            data, metadata.load_split(data, split), has_negatives, vocabulary, weights_path
+        )
+
+    @classmethod
+    def of_manifest(
+        cls, labels: str, vocabulary: Vocabulary, weights_path: str | None
+    ) -> "EvaluationSet":
+        """The images of label files, without pixels; see pipeline.sources.manifest.
+
+        Raises GroundTruthError, ClassWeightsError, or EvaluationError if there is nothing to
+        average.
+        """
+        manifest = ground_truth.read_manifest(labels, vocabulary)
+        positives = [image.labels for image in manifest.images]
+        split = metadata.Split(
+            name=Path(labels).name,
+            num_examples=len(manifest.images),
+            shard_paths=(),
+            shard_lengths=(len(manifest.images),),
+            class_counts=np.bincount(
+                np.concatenate([np.empty(0, np.int64), *positives]), minlength=len(vocabulary)
+            ),
+            fingerprint=manifest.digest,
+        )
+        has_negatives = any(len(image.negatives) for image in manifest.images)
+        return cls._of(labels, split, has_negatives, vocabulary, weights_path, manifest)
+
+    @classmethod
+    def _of(
+        cls,
+        data: str,
+        split: metadata.Split,
+        has_negatives: bool,
+        vocabulary: Vocabulary,
+        weights_path: str | None,
+        manifest: ground_truth.Manifest | None = None,
+    ) -> "EvaluationSet":
         weights, sha256 = np.ones(len(vocabulary)), None
         if weights_path is not None:
             weights = class_weights.read(weights_path, vocabulary)
             sha256 = hashlib.sha256(Path(weights_path).read_bytes()).hexdigest()
-        has_negatives = metadata.load_completed(data, split).get("num_negatives", 0) > 0
-        found = metadata.load_split(data, split)
-        if not weights[found.class_counts > 0].any():
+        if not weights[split.class_counts > 0].any():
             raise EvaluationError(
-                f"Nothing to average: split {split!r} of {data} has no positive of a class whose "
-                "weight is above 0."
+                f"Nothing to average: split {split.name!r} of {data} has no positive of a class "
+                "whose weight is above 0."
             )
-        return cls(data, found, has_negatives, vocabulary, weights, weights_path, sha256)
+        return cls(data, split, has_negatives, vocabulary, weights, weights_path, sha256, manifest)
+
+    def images(self, part: Part) -> Iterator[ground_truth.LabelledImage]:
+        """The images of a part, in order; raises GroundTruthError."""
+        if self.manifest is not None:
+            return iter(self.manifest.images[part.first_image :][: part.num_images])
+        return ground_truth.read_shards(self.split.shard_paths[part.shards], len(self.vocabulary))
+
+    def check_has_shards(self) -> None:
+        """EvaluationError where there are no pixels that a network could look at."""
+        if self.manifest is not None:
+            raise EvaluationError(
+                f"{self.data} names images and labels, and a network needs the images: write them "
+                "with beam_runner.py, and evaluate with --data and --split."
+            )
 
     def class_ids(self, keys: list[str] | None) -> list[int] | None:
         """The ids of classes by their keys; EvaluationError names the first that are unknown."""

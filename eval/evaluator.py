@@ -32,6 +32,7 @@ from eval.uncut import MAX_SCORES
 from model import run_folder
 from model.checkpoint import Checkpoint
 from pipeline import labels
+from pipeline.labels import Vocabulary
 
 FORMAT_VERSION = 2
 _VERSIONS_OF = ("xception-at-scale", "tensorflow", "keras", "numpy")
@@ -119,9 +120,9 @@ class Evaluator:
                 f"The shards of split {split.name!r} hold {tally.num_images:,} images, and its "
                 f"metadata says {split.num_examples:,}. Write the split again."
             )
-        is_sigmoid = provenance.pop("is_sigmoid")
+        probability = provenance.pop("probability")
         summary, influence = summarize(
-            tally, self.evaluation_set, self._training_counts, self._curve_classes, is_sigmoid
+            tally, self.evaluation_set, self._training_counts, self._curve_classes, probability
         )
         report = {
             "format_version": FORMAT_VERSION,
@@ -160,7 +161,8 @@ class RunEvaluator:
     ):
         self.workdir, self.evaluation_set = workdir, evaluation_set
         run_folder.read_config(workdir)  # says in words what is no run's folder
-        _check_same_classes(workdir, evaluation_set)
+        classes_path = Path(workdir) / "classes.tsv"
+        check_same_classes(run_folder.read_vocabulary(workdir), str(classes_path), evaluation_set)
         training_counts = labels.read_class_counts(
             Path(workdir) / "class_counts.tsv", evaluation_set.vocabulary
         )
@@ -181,19 +183,24 @@ class RunEvaluator:
         return self._evaluator.evaluate(self._scores)
 
 
-def _check_same_classes(workdir: str, evaluation_set: EvaluationSet) -> None:
-    run, data = run_folder.read_vocabulary(workdir).classes, evaluation_set.vocabulary.classes
-    if run == data:
+def check_same_classes(classes: Vocabulary, owner: str, evaluation_set: EvaluationSet) -> None:
+    """EvaluationError names the first differences to the evaluation set's list, order included."""
+    ours, theirs = classes.classes, evaluation_set.vocabulary.classes
+    if ours == theirs:
         return
-    pairs = itertools.zip_longest(map(repr, run), map(repr, data), fillvalue="none")
+    pairs = itertools.zip_longest(map(repr, ours), map(repr, theirs), fillvalue="none")
     differences = [
-        f"\n  class {class_id}: {ours} and {theirs}"
-        for class_id, (ours, theirs) in enumerate(pairs)
-        if ours != theirs
+        f"\n  class {class_id}: {our} and {their}"
+        for class_id, (our, their) in enumerate(pairs)
+        if our != their
     ]
+    what = (
+        "They are the same classes in another order"
+        if sorted(ours) == sorted(theirs)
+        else f"{len(set(ours) ^ set(theirs)):,} classes are in one of them alone"
+    )
     raise EvaluationError(
-        f"The run {workdir} was trained on {len(run):,} classes and {evaluation_set.data} has "
-        f"{len(data):,}; {len(differences):,} of them differ (run, then data):"
-        f"{''.join(differences[:5])}\n"
-        f"Write the split with the class list of the run, {Path(workdir) / 'classes.tsv'}."
+        f"{owner} lists {len(ours):,} classes and {evaluation_set.data} has {len(theirs):,}; "
+        f"{len(differences):,} places differ (the former, then the latter):"
+        f"{''.join(differences[:5])}\n{what}. Both must have one class list."
     )

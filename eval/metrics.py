@@ -26,7 +26,18 @@ TITLES = {
     "prior_map_at_100": "prior only, MAP@100",
     "random_map_at_100": "at random, MAP@100",
     "top_images_map_at_100": "by top 100 images of a class",
+    "macro_ap": "without a cut, by class",
     "image_map_at_100": "by image",
+}
+# Of these there is one value: no class is weighted.
+IMAGE_TITLES = {
+    "micro_ap": "without a cut, all pairs",
+    **{f"hit_at_{k}": f"hit@{k}" for k in top_predictions.RANKS},
+    **{f"precision_at_{k}": f"precision@{k}" for k in top_predictions.RANKS},
+    **{f"recall_at_{k}": f"recall@{k}" for k in top_predictions.RANKS},
+    f"gap_at_{top_predictions.GAP_RANK}": f"GAP@{top_predictions.GAP_RANK}",
+    "top_1_accuracy": "top-1 accuracy",
+    "top_5_accuracy": "top-5 accuracy",
 }
 VERIFIED = "verified_"
 _D1, _D2, _D3 = (ap.DEFINITIONS[name].format(k=ap.K) for name in ("D1", "D2", "D3"))

@@ -11,6 +11,9 @@ import numpy as np
 from eval.evaluation_set import EvaluationSet, Part
 
 LOGITS = "logits float32"
+# How a score becomes the probability of its class, by what the scores are said to be; None: it does
+# not. Softmax's logits do not, one by one.
+PROBABILITY_OF = {"logits": "sigmoid", "probabilities": "identity", "unknown": None}
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Scores(Protocol):
 
         source: checkpoint, saved_model or predictions; checkpoint: the path; checkpoint_sha256;
         step and samples (0 where it does not say); parameters: ema, raw, or as_saved;
-        score_space: LOGITS, or what its scores are said to be; is_sigmoid: whether the sigmoid of a
-        score is meant to be the probability of its class.
+        score_space: LOGITS, or what its scores are said to be; probability: a value of
+        PROBABILITY_OF.
         """
         ...
 

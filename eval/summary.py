@@ -22,7 +22,7 @@ def summarize(
     evaluation_set: EvaluationSet,
     training_counts: np.ndarray | None,
     curve_classes: Sequence[int] | None,
-    is_sigmoid: bool,
+    probability: str | None,
 ) -> tuple[dict[str, Any], Influence]:
     """The part of the report, as JSON values, and each image's influence on the headline.
 
@@ -30,7 +30,8 @@ def summarize(
         tally: of every image of the evaluation set.
         training_counts: int64 [num_classes], or None where they are not known.
         curve_classes: ids of the classes whose curves are drawn; None: a few telling ones.
-        is_sigmoid: whether the sigmoid of a score is its class's probability, to be calibrated.
+        probability: how a score becomes its class's probability, a value of PROBABILITY_OF; None:
+            it does not, and is not calibrated.
     """
     weights = evaluation_set.weights
     weights_given = evaluation_set.weights_path is not None
@@ -51,7 +52,9 @@ def summarize(
         "headline": metrics.HEADLINE,
         "metrics": values,
         "calibration": (
-            calibrate(measured.ranked.scores, measured.ranked.hits) if is_sigmoid else None
+            calibrate(measured.ranked.scores, measured.ranked.hits, probability)
+            if probability
+            else None
         ),
         "curves": {
             evaluation_set.vocabulary.classes[class_id]: curves.curve(

@@ -20,6 +20,12 @@ ALLOWED = {
         "pipeline.labels",
         "pipeline.metadata",
         "pipeline.figures",  # the look of both reports
+        # ground truth without TensorFlow: shards, and label files as the pipeline reads them
+        "pipeline.tfrecord",
+        "pipeline.sources",
+        "pipeline.rows",
+        "pipeline.records",
+        "pipeline.annotations",
     },
     "beam_runner": {"pipeline"},
 }
