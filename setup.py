@@ -39,6 +39,7 @@ TEST = [
     "pytest>=9",
     "pytest-timeout>=2.4",  # no test waits for ever
     "psutil>=5.9",  # finds the processes that a test has to kill
+    "selenium>=4.30",  # drives the browser that the evaluator's page is tested in
     "scikit-learn>=1.9",  # the independent average precision that ours must equal
     "ruff==0.17.6",
     "mypy==2.4.1",

@@ -11,7 +11,7 @@ class Group:
     """A third of the classes that have positives in the evaluated split."""
 
     name: str
-    num_classes: int
+    class_ids: np.ndarray  # most frequent first
     lowest_count: int  # training images of its rarest class
     highest_count: int
     mean_average_precision: float  # unweighted
@@ -32,7 +32,7 @@ def groups(classes: dict[str, list[Any]]) -> list[Group]:
     return [
         Group(
             name=name,
-            num_classes=len(ids),
+            class_ids=ids,
             lowest_count=int(counts[ids].min()),
             highest_count=int(counts[ids].max()),
             mean_average_precision=float(ap[ids].mean()),

@@ -1,44 +1,75 @@
 """Makes report.html from what an evaluation wrote: one file that needs nothing else to be read.
 
-The page shows the headline with its definition, every metric, the training profile, average
-precision by training frequency, a table of the classes, and example images.
+The page shows the headline with its interval and definition, every metric, the training profile,
+average precision by training frequency and by subtree of a label hierarchy, precision against
+recall of chosen classes, calibration, example images, and a table of all classes. Where another
+evaluation is given, both stand beside each other.
 """
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval import frequency, metrics, table
+from eval import frequency, metrics, subtrees, table
+from eval.evaluation_set import EvaluationError
 from eval.examples import TOP_PREDICTIONS
 from eval.results import Results, read_json_lines, replace_text
+from pipeline.hierarchy import Hierarchy
 
 _TEMPLATES_DIR = Path(__file__).parent / "templates"
 _LOSS_POINTS = 1000
+_DECIMALS = 6  # of the numbers in the page's table; report.json has all of them
 _EXAMPLE_GROUPS = (
     ("random", "Chosen by a hash of the image id", "the same at every checkpoint"),
     ("best", "Best ranked", "the highest average precision over an image's labels"),
     ("worst", "Worst ranked", "the lowest average precision over an image's labels"),
+    ("wrong", "Most confidently wrong", "the highest score of a class that is no label"),
 )
-_CLASS_COLUMNS = (
-    "class",
-    "name",
-    "positives",
-    "training_count",
-    "weight",
-    "average_precision",
-    "recall",
+# Columns of the table: in the report, on the page, and what kind of number it is.
+_COLUMNS = (
+    ("training_count", "training images", "count"),
+    ("positives", "positives", "count"),
+    ("weight", "weight", "number"),
+    ("average_precision", "AP", "share"),
+    ("top_images_average_precision", "AP, top images", "share"),
+    ("recall", "recall@100", "share"),
+    ("contribution", "contribution", "small"),
 )
+_COMPARED = ("data_fingerprint", "class_weights_sha256", "k")  # must agree for a difference
 
 
-def write_page(results: Results, workdir: str | Path) -> None:
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What a page shows besides the evaluation itself."""
+
+    run_dir: Path | None = None  # its metrics.jsonl holds the training loss
+    hierarchy: Hierarchy | None = None
+    compared: Results | None = None  # another evaluation, of the same images and classes
+
+
+def check_comparable(report: dict[str, Any], other: dict[str, Any], folder: Path) -> None:
+    """Raises EvaluationError where the difference of two reports would mean nothing."""
+    differing = [key for key in _COMPARED if report[key] != other[key]]
+    if report["classes"]["class"] != other["classes"]["class"]:
+        differing.append("class list")
+    if differing:
+        raise EvaluationError(
+            f"The evaluation in {folder} cannot be compared with: its {', '.join(differing)} "
+            "differ. Evaluate both on the same split with the same weights."
+        )
+
+
+def write_page(results: Results, surroundings: Surroundings) -> None:
     """Writes report.html beside the report that is shown."""
-    replace_text(results.page_path, render(results, workdir))
+    replace_text(results.page_path, render(results, surroundings))
 
 
-def render(results: Results, workdir: str | Path) -> str:
-    """The page about the report that is shown, as HTML."""
+def render(results: Results, surroundings: Surroundings) -> str:
+    """The page about the report that is shown, as HTML; raises EvaluationError."""
     import jinja2  # it and matplotlib take a second to import: only when a page is made
 
     environment = jinja2.Environment(
@@ -49,39 +80,95 @@ def render(results: Results, workdir: str | Path) -> str:
         lstrip_blocks=True,
     )
     report = results.report()
+    other = surroundings.compared.report() if surroundings.compared else None
+    if surroundings.compared and other:
+        check_comparable(report, other, surroundings.compared.folder)
     names = dict(zip(report["classes"]["class"], report["classes"]["name"], strict=True))
     groups = frequency.groups(report["classes"])
     return environment.get_template("report.html").render(
         report=report,
+        other=other,
         weighted=report["class_weights"] is not None,
         value=table.value,
-        metrics=metrics.TITLES,
+        titles=metrics.TITLES,
+        metric_names=[name for name in report["metrics"] if not name.endswith("_unweighted")],
+        scale=_scale(report, other),
         groups=groups,
-        profile=_training_profile(results.history(report), Path(workdir)),
+        profiles=_training_profiles(results, report, surroundings, other),
         by_frequency=_by_frequency(report, groups),
-        class_columns=_CLASS_COLUMNS,
-        class_rows=list(zip(*(report["classes"][name] for name in _CLASS_COLUMNS), strict=True)),
+        subtrees=_subtrees(report, surroundings.hierarchy),
+        curves=_curves(report),
+        calibration=_calibration(report),
+        classes=_classes(report, groups, other),
         examples=_example_groups(results.examples(), names),
         top_predictions=TOP_PREDICTIONS,
     )
 
 
-def _training_profile(history: list[dict[str, Any]], workdir: Path) -> str:
+def _scale(report: dict[str, Any], other: dict[str, Any] | None) -> dict[str, Any]:
+    """The strip below the headline: where its values lie, in percent of a round upper end."""
+    headline = report["metrics"]["map_at_100"]
+    marks = {"estimate": headline["value"], "prior": report["metrics"]["prior_map_at_100"]["value"]}
+    if headline.get("interval"):
+        marks["low"], marks["high"] = headline["interval"]
+    if other:
+        marks["other"] = other["metrics"]["map_at_100"]["value"]
+    known = {name: value for name, value in marks.items() if value is not None}
+    most = max([*known.values(), 1e-6])
+    end = next(
+        step * 10.0**power
+        for power in range(-6, 1)
+        for step in (1, 2, 5)
+        if step * 10.0**power >= most or (step, power) == (1, 0)
+    )
+    return {"end": f"{end:g}", **{name: 100 * value / end for name, value in known.items()}}
+
+
+def _training_profiles(
+    results: Results,
+    report: dict[str, Any],
+    surroundings: Surroundings,
+    other: dict[str, Any] | None,
+) -> dict[str, list[str]]:
+    """The figures against steps and against images; none where there is no history of training."""
     from eval import plots
 
-    metrics_path = workdir / "metrics.jsonl"
-    training = read_json_lines(metrics_path) if metrics_path.exists() else []
-    losses = [(line["step"], line["train/loss"]) for line in training if "train/loss" in line]
-    losses = sorted((step, loss) for step, loss in losses if math.isfinite(loss))
-    map_points = [(line["step"], line["map_at_100"]) for line in history]
-    prior = history[-1]["prior_map_at_100"]
-    return plots.training_profile(map_points, prior, _thinned(losses))
+    label = "this run" if other else "MAP@100"
+    histories = [(label, results.history(report), surroundings.run_dir)]
+    if surroundings.compared and other:
+        history = surroundings.compared.history(other)
+        histories.append(("compared", history, _run_dir_of(other)))
+    if not histories[0][1]:
+        return {}
+    figures = {}
+    for title, axis in (("steps", "step"), ("images", "samples")):
+        runs = [
+            plots.Profile(label, history, _losses(run_dir, axis))
+            for label, history, run_dir in histories
+        ]
+        figures[title] = [plots.map_profile(runs, axis)]
+        if any(len(run.losses) for run in runs):
+            figures[title].append(plots.loss_profile(runs, axis))
+    return figures
+
+
+def _run_dir_of(report: dict[str, Any]) -> Path | None:
+    """The training run that a checkpoint lies in: RUN/checkpoints/step-N."""
+    return Path(report["checkpoint"]).parents[1] if report.get("checkpoint") else None
+
+
+def _losses(run_dir: Path | None, axis: str) -> np.ndarray:
+    """[n, 2]: the training loss against steps or images."""
+    path = run_dir / "metrics.jsonl" if run_dir else None
+    lines = read_json_lines(path) if path and path.exists() else []
+    losses = [(line[axis], line["train/loss"]) for line in lines if "train/loss" in line]
+    return _thinned(sorted((place, loss) for place, loss in losses if math.isfinite(loss)))
 
 
 def _thinned(points: list[tuple[int, float]]) -> np.ndarray:
     """Means of neighbours, at most `_LOSS_POINTS` of them: months of training are many lines."""
     parts = np.array_split(np.array(points).reshape(-1, 2), min(_LOSS_POINTS, len(points)) or 1)
-    return np.array([part.mean(axis=0) for part in parts if len(part)])
+    return np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2)
 
 
 def _by_frequency(report: dict[str, Any], groups: list[frequency.Group]) -> str:
@@ -89,6 +176,90 @@ def _by_frequency(report: dict[str, Any], groups: list[frequency.Group]) -> str:
 
     classes = report["classes"]
     return plots.ap_by_frequency(classes["training_count"], classes["average_precision"], groups)
+
+
+def _curves(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """A figure a chosen class, with what stands above it."""
+    from eval import plots
+
+    classes = report["classes"]
+    class_ids = {key: class_id for class_id, key in enumerate(classes["class"])}
+    return [
+        {
+            "name": classes["name"][class_ids[key]],
+            "average_precision": classes["average_precision"][class_ids[key]],
+            "positives": classes["positives"][class_ids[key]],
+            "figure": plots.precision_recall(
+                curve["recall"],
+                curve["precision"],
+                classes["positives"][class_ids[key]] / report["num_images"],
+            ),
+        }
+        for key, curve in report["curves"].items()
+    ]
+
+
+def _calibration(report: dict[str, Any]) -> str | None:
+    from eval import plots
+
+    found = report["calibration"]
+    return plots.calibration(found["bins"]) if found else None
+
+
+def _subtrees(report: dict[str, Any], hierarchy: Hierarchy | None) -> dict[str, Any] | None:
+    """The tree as the page's script takes it."""
+    if hierarchy is None:
+        return None
+    tree = subtrees.nodes(hierarchy, report["classes"])
+    return {
+        "roots": subtrees.roots(tree),
+        "nodes": [
+            {
+                "label": node.label,
+                "class": node.class_id,
+                "children": node.children,
+                "size": len(node.class_ids),
+                "mean": _rounded(node.mean_average_precision),
+            }
+            for node in tree
+        ],
+    }
+
+
+def _classes(
+    report: dict[str, Any], groups: list[frequency.Group], other: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The table as the page's script takes it: a list a column."""
+    columns = [
+        {"title": title, "kind": kind, "values": _all_rounded(report["classes"][key])}
+        for key, title, kind in _COLUMNS
+    ]
+    if other:
+        pairs = zip(
+            report["classes"]["average_precision"],
+            other["classes"]["average_precision"],
+            strict=True,
+        )
+        differences = [None if x is None or y is None else x - y for x, y in pairs]
+        columns.append({"title": "ΔAP", "kind": "difference", "values": _all_rounded(differences)})
+    group_of: list[int | None] = [None] * len(report["classes"]["class"])
+    for place, group in enumerate(groups):
+        for class_id in group.class_ids.tolist():
+            group_of[class_id] = place
+    return {
+        "keys": report["classes"]["class"],
+        "names": report["classes"]["name"],
+        "columns": columns,
+        "group_of": group_of,
+    }
+
+
+def _all_rounded(values: Sequence[float | None]) -> list[float | None]:
+    return [_rounded(value) for value in values]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{_DECIMALS}g}")
 
 
 def _example_groups(examples: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:

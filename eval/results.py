@@ -3,6 +3,7 @@
     step-00001200.json    one evaluation; the source of truth
     step-00001200.influence.npz    each image's influence on its headline, to compare runs with
     report.json           the one that is shown: asked for last, or while watching the highest step
+    classes.csv           its table of classes
     examples.json         images with their labels and top predictions, of the same checkpoint
     history.jsonl         one line an evaluation, in order of steps
     report.html           made from the files above and the run's metrics.jsonl
@@ -11,6 +12,8 @@ Each file is replaced whole, so that readers, and a process that is killed, neve
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -56,6 +59,7 @@ class Results:
         replace_bytes(self.influence_path(report["step"]), evaluation.influence.to_bytes())
         if show:
             replace_text(self.folder / "examples.json", _to_text(examples))
+            replace_text(self.folder / "classes.csv", _to_csv(report["classes"]))
             replace_text(self.report_path, _to_text(report))
         # Last: what stands in the history is not evaluated again.
         others = [line for line in self._all_lines() if line["step"] != report["step"]]
@@ -127,7 +131,17 @@ def _to_text(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
+def _to_csv(columns: dict[str, list[Any]]) -> str:
+    """A header and a line a class; what a class does not have is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
 def _summary(report: dict[str, Any]) -> dict[str, Any]:
     summary = {key: report[key] for key in ("step", "samples", "checkpoint_sha256", *_CONDITIONS)}
     summary |= {name: metric["value"] for name, metric in report["metrics"].items()}
+    summary["map_at_100_interval"] = report["metrics"]["map_at_100"].get("interval")
     return summary

@@ -11,10 +11,10 @@ def test_classes_with_positives_are_cut_into_thirds_by_training_count():
             "recall": [0.5, 1.0, 1.0, None, 0.8, 1.0, 0.0],
         }
     )
-    assert [(g.name, g.num_classes, g.lowest_count, g.highest_count) for g in groups] == [
-        ("head", 2, 50, 100),
-        ("torso", 2, 20, 30),
-        ("tail", 2, 1, 2),
+    assert [(g.name, list(g.class_ids), g.lowest_count, g.highest_count) for g in groups] == [
+        ("head", [1, 5], 50, 100),
+        ("torso", [2, 4], 20, 30),
+        ("tail", [6, 0], 1, 2),
     ]
     assert [round(g.mean_average_precision, 6) for g in groups] == [0.8, 0.5, 0.15]
     assert [round(g.mean_recall, 6) for g in groups] == [1.0, 0.9, 0.25]
