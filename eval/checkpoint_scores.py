@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,7 @@ from model import run_folder
 from model.checkpoint import Checkpoint, CheckpointError
 
 _FILES = {"ema": "ema", "raw": "parameters"}
+_loading = threading.Lock()  # Beam's workers have several threads
 
 
 class CheckpointScores:
@@ -26,17 +29,10 @@ class CheckpointScores:
     def __init__(self, workdir: str, parameters: str = "ema", batch_size: int = 64):
         self.workdir, self.parameters, self._batch_size = workdir, parameters, batch_size
         self.checkpoint: Checkpoint | None = None
-        self._predictor: Any = None
-        self._loaded: Checkpoint | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but the network, which another process builds for itself."""
-        return {**self.__dict__, "_predictor": None, "_loaded": None}
 
     def choose(self, checkpoint: Checkpoint) -> None:
         """Takes this checkpoint from now on."""
         self.checkpoint = checkpoint
-        self._loaded = None  # also where it is of the same step: it may have been trained anew
 
     def hash_of(self, checkpoint: Checkpoint) -> str:
         """sha256 of the parameters that are evaluated; raises CheckpointError."""
@@ -66,15 +62,12 @@ class CheckpointScores:
         """
         checkpoint = self._chosen()
         evaluation_set.check_has_shards()
-        if self._predictor is None:
-            from model import predict
-
-            self._predictor = predict.Predictor(self.workdir)
-        if self._loaded != checkpoint:
-            self._predictor.load(checkpoint.path, self.parameters)
-            self._loaded = checkpoint
+        with _loading:
+            predictor = _predictor(self.workdir).holding(
+                checkpoint.path, self.parameters, self.hash_of(checkpoint)
+            )
         with evaluation_set.reading_shards():
-            for batch in self._predictor.predict(
+            for batch in predictor.predict(
                 evaluation_set.data, evaluation_set.split.name, self._batch_size, part.shards
             ):
                 yield Batch(
@@ -93,3 +86,27 @@ class CheckpointScores:
         if self.checkpoint is None:
             raise EvaluationError("No checkpoint was chosen: call `choose` first.")
         return self.checkpoint
+
+
+class _Loaded:
+    """A run's network, and which parameters are in it."""
+
+    def __init__(self, workdir: str):
+        from model import predict
+
+        self._predictor = predict.Predictor(workdir)
+        self._loaded: tuple[str, str, str] | None = None
+
+    def holding(self, path: str, parameters: str, sha256: str) -> Any:
+        """The predictor with these parameters; a step that was trained anew has another hash."""
+        if self._loaded != (path, parameters, sha256):
+            self._loaded = None  # what a load that fails leaves is neither
+            self._predictor.load(path, parameters)
+            self._loaded = (path, parameters, sha256)
+        return self._predictor
+
+
+@functools.lru_cache(maxsize=1)
+def _predictor(workdir: str) -> _Loaded:
+    """The network of a run: built once in a process, also for scores that were pickled into it."""
+    return _Loaded(workdir)

@@ -10,9 +10,11 @@ Every file is written whole, so that this command can be ended at any moment and
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ import numpy as np
 
 from eval import class_weights, table, watch
 from eval.evaluation_set import EvaluationError, EvaluationSet
-from eval.evaluator import Evaluator, RunEvaluator, check_same_classes
+from eval.evaluator import Count, Evaluator, RunEvaluator, check_same_classes, count_whole
 from eval.ground_truth import GroundTruthError
 from eval.prediction_scores import PredictionScores, open_predictions
-from eval.report import write_page
+from eval.processes import Processes, WorkerError
+from eval.report import Surroundings, write_page
 from eval.results import Results
 from eval.scores import PROBABILITY_OF
 from model import checkpoint
@@ -55,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             results = Results(options.output)
             report = evaluate_scores(options, results)
-    except watch.NothingNewError as error:
+    except (watch.NothingNewError, WorkerError) as error:
         return _fail(error, EXIT_TRY_AGAIN)
     except USER_ERRORS as error:
         return _fail(error, EXIT_USAGE)
@@ -69,21 +72,27 @@ def evaluate_run(options: argparse.Namespace, results: Results) -> dict[str, Any
     evaluation_set = EvaluationSet.read(options.data, options.split, options.class_weights)
     if options.watch:
         watch.wait_for_run(options.workdir, options.watch_timeout)
-    evaluator = RunEvaluator(
-        options.workdir,
-        evaluation_set,
-        options.parameters,
-        options.batch_size,
-        curve_classes=evaluation_set.class_ids(options.curves),
+    surroundings = Surroundings.read(
+        options.workdir, options.hierarchy, options.compare_with, evaluation_set
     )
-    if options.watch:
-        return watch.watch(evaluator, results, options.watch_timeout)
-    return evaluate_once(evaluator, results, options.checkpoint)
+    with counting(options) as count:
+        evaluator = RunEvaluator(
+            options.workdir,
+            evaluation_set,
+            options.parameters,
+            options.batch_size,
+            evaluation_set.class_ids(options.curves),
+            count,
+        )
+        if options.watch:
+            return watch.watch(evaluator, results, surroundings, options.watch_timeout)
+        return evaluate_once(evaluator, results, surroundings, options.checkpoint)
 
 
 def evaluate_scores(options: argparse.Namespace, results: Results) -> dict[str, Any]:
     """Evaluates what others trained: a saved model, or its predictions."""
     evaluation_set = _evaluation_set(options)
+    surroundings = Surroundings.read(None, options.hierarchy, options.compare_with, evaluation_set)
     predictions = open_predictions(options.predictions, options.ids, evaluation_set.vocabulary)
     scores = PredictionScores(predictions, options.score_space, options.batch_size)
     evaluator = Evaluator(
@@ -93,7 +102,7 @@ def evaluate_scores(options: argparse.Namespace, results: Results) -> dict[str, 
     )
     evaluation = evaluator.evaluate(scores)
     results.add(evaluation, show=True)
-    write_page(results, results.folder)
+    write_page(results, surroundings)
     return evaluation.report
 
 
@@ -126,13 +135,25 @@ def _evaluation_set(options: argparse.Namespace) -> EvaluationSet:
     return evaluation_set
 
 
-def evaluate_once(evaluator: RunEvaluator, results: Results, wanted: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def counting(options: argparse.Namespace) -> Iterator[Count]:
+    """How images are gone over: in this process, or in several, which end with the block."""
+    if options.num_processes == 1:
+        yield count_whole
+    else:
+        with Processes(options.num_processes, options.process_timeout) as processes:
+            yield processes.count
+
+
+def evaluate_once(
+    evaluator: RunEvaluator, results: Results, surroundings: Surroundings, wanted: str
+) -> dict[str, Any]:
     """Evaluates one checkpoint, writes its results, and returns the report."""
     workdir = evaluator.workdir
     chosen = choose(checkpoint.list_checkpoints(workdir), wanted, workdir)
     evaluation = evaluator.evaluate(chosen)
     results.add(evaluation, show=True)
-    write_page(results, workdir)
+    write_page(results, surroundings)
     return evaluation.report
 
 
@@ -177,6 +198,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="CLASS,...",
         help="classes whose precision-recall curves are drawn (default: a few telling ones)",
     )
+    add(
+        "--hierarchy",
+        metavar="FILE",
+        help="the page shows its subtrees: Open Images' JSON, or a table of child and parent",
+    )
+    add(
+        "--compare_with",
+        metavar="DIR",
+        help="the page shows the difference to this evaluation: RUN/eval/SPLIT of another run",
+    )
     add("--output", metavar="DIR", help="where reports go (default: RUN/eval/SPLIT)")
     add("--batch_size", type=int, default=64, help="images scored together (default: 64)")
     options = parser.parse_args(argv)
@@ -202,6 +233,21 @@ def _add_scores(group: Any) -> None:
         default=3600.0,
         metavar="SECONDS",
         help="with --watch: give up after so long without a new checkpoint (default: 3600)",
+    )
+    add(
+        "--num_processes",
+        type=int,
+        default=1,
+        help="processes that the images are cut over, by shard; the numbers stay the same bit for "
+        "bit (default: 1)",
+    )
+    add(
+        "--process_timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="with --num_processes: one that takes longer for a batch counts as hanging "
+        "(default: 300)",
     )
     add("--ids", metavar="FILE", help="image ids of the rows of an .npy file, a line each")
     add("--classes", metavar="FILE", help="class list of the columns, or of the class ids")
@@ -236,8 +282,13 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--watch evaluates every checkpoint: leave --checkpoint out")
     if options.batch_size < 1:
         parser.error(f"--batch_size must be at least 1. Received: {options.batch_size}")
-    if not options.watch_timeout > 0:
-        parser.error(f"--watch_timeout must be above 0. Received: {options.watch_timeout}")
+    if options.num_processes < 1:
+        parser.error(f"--num_processes must be at least 1. Received: {options.num_processes}")
+    if options.num_processes > 1 and options.predictions:
+        parser.error("--num_processes is for networks: predictions are read in one process")
+    for flag in ("watch_timeout", "process_timeout"):
+        if not getattr(options, flag) > 0:
+            parser.error(f"--{flag} must be above 0. Received: {getattr(options, flag)}")
 
 
 def _fail(error: Exception, exit_code: int) -> int:

@@ -34,6 +34,8 @@ from model.checkpoint import Checkpoint
 from pipeline import labels
 from pipeline.labels import Vocabulary
 
+Count = Callable[[Scores, EvaluationSet], tuple[Tally, Gallery]]  # of all images
+
 FORMAT_VERSION = 2
 _VERSIONS_OF = ("xception-at-scale", "tensorflow", "keras", "numpy")
 
@@ -47,8 +49,13 @@ class Evaluation:
     influence: Influence
 
 
-def count(scores: Scores, evaluation_set: EvaluationSet, part: Part) -> tuple[Tally, Gallery]:
-    """Goes once over the images of a part.
+def count(
+    scores: Scores,
+    evaluation_set: EvaluationSet,
+    part: Part,
+    advance: Callable[[int], object],
+) -> tuple[Tally, Gallery]:
+    """Goes once over the images of a part; tells `advance` the number of each batch's.
 
     Raises what the scores raise where they cannot be read, or hold a NaN.
     """
@@ -62,24 +69,24 @@ def count(scores: Scores, evaluation_set: EvaluationSet, part: Part) -> tuple[Ta
         with_uncut=num_scores <= MAX_SCORES,
     )
     gallery = Gallery()
-    with Progress("evaluating", part.num_images) as progress:
-        for batch in scores.batches(evaluation_set, part):
-            first_image = tally.all.next_image
-            try:
-                image_ap = tally.update(batch)
-            except ap.NotANumberError as error:
-                image_id = batch.image_ids[error.image - first_image]
-                class_key = vocabulary.classes[error.class_id]
-                raise scores.not_a_number(image_id, class_key) from error
-            if batch.images is not None:
-                gallery.offer(batch.image_ids, batch.images, batch.labels, batch.scores, image_ap)
-            progress.advance(len(batch.image_ids))
+    for batch in scores.batches(evaluation_set, part):
+        first_image = tally.all.next_image
+        try:
+            image_ap = tally.update(batch)
+        except ap.NotANumberError as error:
+            image_id = batch.image_ids[error.image - first_image]
+            class_key = vocabulary.classes[error.class_id]
+            raise scores.not_a_number(image_id, class_key) from error
+        if batch.images is not None:
+            gallery.offer(batch.image_ids, batch.images, batch.labels, batch.scores, image_ap)
+        advance(len(batch.image_ids))
     return tally, gallery
 
 
 def count_whole(scores: Scores, evaluation_set: EvaluationSet) -> tuple[Tally, Gallery]:
     """Goes once over all images, in this process."""
-    return count(scores, evaluation_set, evaluation_set.whole())
+    with Progress("evaluating", evaluation_set.split.num_examples) as progress:
+        return count(scores, evaluation_set, evaluation_set.whole(), progress.advance)
 
 
 class Evaluator:
@@ -98,7 +105,7 @@ class Evaluator:
         evaluation_set: EvaluationSet,
         training_counts: np.ndarray | None = None,
         curve_classes: Sequence[int] | None = None,
-        count: Callable[[Scores, EvaluationSet], tuple[Tally, Gallery]] = count_whole,
+        count: Count = count_whole,
     ):
         self.evaluation_set = evaluation_set
         self._training_counts, self._curve_classes = training_counts, curve_classes
@@ -157,7 +164,7 @@ class RunEvaluator:
         parameters: str = "ema",
         batch_size: int = 64,
         curve_classes: Sequence[int] | None = None,
-        count: Callable[[Scores, EvaluationSet], tuple[Tally, Gallery]] = count_whole,
+        count: Count = count_whole,
     ):
         self.workdir, self.evaluation_set = workdir, evaluation_set
         run_folder.read_config(workdir)  # says in words what is no run's folder

@@ -30,7 +30,7 @@ from eval.progress import Progress
 from eval.scores import Scores
 from eval.tally import Tally
 
-SILENCE = 900.0  # seconds; the first batch comes after TensorFlow's start and a compilation
+SILENCE = 300.0  # seconds; the first batch comes after TensorFlow's start and a compilation
 _PR_SET_PDEATHSIG = 1
 
 
@@ -95,8 +95,10 @@ class Processes:
             while waiting:
                 next_deadline = min(deadlines[connection] for connection in waiting)
                 ready = wait(list(waiting), max(0.0, next_deadline - time.monotonic()))
-                for connection in ready:
-                    num_seen = waiting[connection].receive()
+                for connection, worker in list(waiting.items()):
+                    if connection not in ready:
+                        continue
+                    num_seen = worker.receive()
                     deadlines[connection] = time.monotonic() + self._silence
                     if num_seen is None:
                         del waiting[connection]

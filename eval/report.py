@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from eval import frequency, metrics, subtrees, table
-from eval.evaluation_set import EvaluationError
+from eval.evaluation_set import EvaluationError, EvaluationSet
+from eval.evaluator import FORMAT_VERSION
 from eval.examples import TOP_PREDICTIONS
 from eval.results import Results, read_json_lines, replace_text
 from pipeline.hierarchy import Hierarchy
@@ -39,6 +40,7 @@ _COLUMNS = (
     ("recall", "recall@100", "share"),
     ("contribution", "contribution", "small"),
 )
+_BY_RANK = ("hit", "precision", "recall")
 _COMPARED = ("data_fingerprint", "class_weights_sha256", "k")  # must agree for a difference
 
 
@@ -50,16 +52,51 @@ class Surroundings:
     hierarchy: Hierarchy | None = None
     compared: Results | None = None  # another evaluation, of the same images and classes
 
+    @classmethod
+    def read(
+        cls,
+        run_dir: str | None,
+        hierarchy: str | None,
+        compared: str | None,
+        evaluation_set: EvaluationSet,
+    ) -> "Surroundings":
+        """From a run's folder, a file with a hierarchy, and another folder of results.
 
-def check_comparable(report: dict[str, Any], other: dict[str, Any], folder: Path) -> None:
-    """Raises EvaluationError where the difference of two reports would mean nothing."""
-    differing = [key for key in _COMPARED if report[key] != other[key]]
-    if report["classes"]["class"] != other["classes"]["class"]:
+        Raises LabelError, OSError where a file cannot be read, or EvaluationError where the other
+        results are none, or are not of the same images, weights and classes.
+        """
+        found = Results(compared) if compared else None
+        if found:
+            _check_comparable(evaluation_set, found)
+        return cls(
+            Path(run_dir) if run_dir else None,
+            Hierarchy.parse(Path(hierarchy).read_bytes(), hierarchy) if hierarchy else None,
+            found,
+        )
+
+
+def _check_comparable(evaluation_set: EvaluationSet, compared: Results) -> None:
+    if not compared.report_path.exists():
+        raise EvaluationError(
+            f"{compared.folder} holds no evaluation to compare with: it has no "
+            f"{compared.report_path.name}. Give a folder that an evaluation wrote, as "
+            "RUN/eval/SPLIT."
+        )
+    other = compared.report()
+    if (version := other.get("format_version")) != FORMAT_VERSION:
+        raise EvaluationError(
+            f"{compared.report_path} is of format version {version}, and this code reads version "
+            f"{FORMAT_VERSION}. Evaluate it again."
+        )
+    conditions = evaluation_set.conditions("")
+    differing = [key for key in _COMPARED if other[key] != conditions[key]]
+    if tuple(other["classes"]["class"]) != evaluation_set.vocabulary.classes:
         differing.append("class list")
     if differing:
         raise EvaluationError(
-            f"The evaluation in {folder} cannot be compared with: its {', '.join(differing)} "
-            "differ. Evaluate both on the same split with the same weights."
+            f"The evaluation in {compared.folder} cannot be compared with: its "
+            f"{', '.join(differing)} differ. Evaluate both on the same images with the same "
+            "weights."
         )
 
 
@@ -69,7 +106,7 @@ def write_page(results: Results, surroundings: Surroundings) -> None:
 
 
 def render(results: Results, surroundings: Surroundings) -> str:
-    """The page about the report that is shown, as HTML; raises EvaluationError."""
+    """The page about the report that is shown, as HTML."""
     import jinja2  # it and matplotlib take a second to import: only when a page is made
 
     environment = jinja2.Environment(
@@ -81,21 +118,19 @@ def render(results: Results, surroundings: Surroundings) -> str:
     )
     report = results.report()
     other = surroundings.compared.report() if surroundings.compared else None
-    if surroundings.compared and other:
-        check_comparable(report, other, surroundings.compared.folder)
     names = dict(zip(report["classes"]["class"], report["classes"]["name"], strict=True))
-    groups = frequency.groups(report["classes"])
+    is_trained = None not in report["classes"]["training_count"]  # else nobody knows
+    groups = frequency.groups(report["classes"]) if is_trained else []
     return environment.get_template("report.html").render(
         report=report,
         other=other,
         weighted=report["class_weights"] is not None,
         value=table.value,
-        titles=metrics.TITLES,
-        metric_names=[name for name in report["metrics"] if not name.endswith("_unweighted")],
+        metric_tables=_metric_tables(report["metrics"]),
         scale=_scale(report, other),
         groups=groups,
         profiles=_training_profiles(results, report, surroundings, other),
-        by_frequency=_by_frequency(report, groups),
+        by_frequency=_by_frequency(report, groups) if groups else None,
         subtrees=_subtrees(report, surroundings.hierarchy),
         curves=_curves(report),
         calibration=_calibration(report),
@@ -105,10 +140,38 @@ def render(results: Results, surroundings: Surroundings) -> str:
     )
 
 
+def _metric_tables(values: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The metrics of all pairs, then those of verified pairs alone, where there are any.
+
+    Each as `rows` with a weighted and an unweighted value, or one that knows no weights; and
+    `ranks` and `by_rank`, those that there are for several numbers of predictions.
+    """
+    tables = []
+    for prefix in ("", metrics.VERIFIED):
+        found: dict[str, Any] = {"is_verified": bool(prefix), "rows": [], "by_rank": {}}
+        for name, metric in values.items():
+            is_ours = name.startswith(metrics.VERIFIED) == bool(prefix)
+            if not is_ours or name.endswith("_unweighted"):
+                continue
+            name = name.removeprefix(prefix)
+            kind, _, rank = name.partition("_at_")
+            if kind in _BY_RANK:
+                found["by_rank"].setdefault(kind, {})[int(rank)] = metric
+            else:
+                title = metrics.TITLES.get(name, name.replace("_at_", "@").replace("_", " "))
+                unweighted = values.get(f"{prefix}{name}_unweighted")
+                found["rows"].append((title.strip(), metric, unweighted))
+        if found["rows"]:
+            tables.append(found)
+    return tables
+
+
 def _scale(report: dict[str, Any], other: dict[str, Any] | None) -> dict[str, Any]:
     """The strip below the headline: where its values lie, in percent of a round upper end."""
     headline = report["metrics"]["map_at_100"]
-    marks = {"estimate": headline["value"], "prior": report["metrics"]["prior_map_at_100"]["value"]}
+    marks = {"estimate": headline["value"]}
+    if "prior_map_at_100" in report["metrics"]:
+        marks["prior"] = report["metrics"]["prior_map_at_100"]["value"]
     if headline.get("interval"):
         marks["low"], marks["high"] = headline["interval"]
     if other:
@@ -154,7 +217,7 @@ def _training_profiles(
 
 def _run_dir_of(report: dict[str, Any]) -> Path | None:
     """The training run that a checkpoint lies in: RUN/checkpoints/step-N."""
-    return Path(report["checkpoint"]).parents[1] if report.get("checkpoint") else None
+    return Path(report["checkpoint"]).parents[1] if report["source"] == "checkpoint" else None
 
 
 def _losses(run_dir: Path | None, axis: str) -> np.ndarray:
@@ -233,6 +296,7 @@ def _classes(
     columns = [
         {"title": title, "kind": kind, "values": _all_rounded(report["classes"][key])}
         for key, title, kind in _COLUMNS
+        if any(value is not None for value in report["classes"][key])
     ]
     if other:
         pairs = zip(

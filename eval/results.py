@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eval.evaluator import Evaluation
+from eval.evaluator import FORMAT_VERSION, Evaluation
 
 # Two evaluations belong to one history only where these agree.
 _CONDITIONS = ("split", "parameters", "data_fingerprint", "class_weights_sha256", "k")
@@ -72,10 +72,12 @@ class Results:
         return json.loads(self.report_path.read_text())
 
     def shows(self, step: int) -> bool:
-        """Whether the folder is whole and the report that is shown is the one of this step."""
+        """Whether the folder is whole, of this format, and shows the report of this step."""
         try:
+            shown = self.report()
             return (
-                self.report()["step"] == self.examples()["step"] == self.step_report(step)["step"]
+                shown["format_version"] == FORMAT_VERSION
+                and shown["step"] == self.examples()["step"] == self.step_report(step)["step"]
             )
         except (OSError, ValueError, KeyError):
             return False

@@ -1,6 +1,6 @@
 """The training profile for TensorBoard: every metric of every evaluation, at its step.
 
-    tensorboard --logdir=RUN        shows eval/SPLIT/map_at_100 and the others
+tensorboard --logdir=RUN        shows eval/SPLIT/map_at_100 and the others
 """
 
 from pathlib import Path
@@ -11,7 +11,8 @@ class EventLog:
     """Writes event files into `folder`, one a process."""
 
     def __init__(self, folder: Path):
-        self._folder, self._writer = folder, None
+        self._folder = folder
+        self._writer: Any = None  # made with the first report, as TensorFlow takes seconds to start
 
     def add(self, report: dict[str, Any]) -> None:
         """Writes the metrics of a report that have a value; what is written is on disk."""

@@ -2,7 +2,8 @@
 
 The newest comes first where evaluation falls behind; then those that it passed over. Ends when
 training has ended and every checkpoint that is there has been evaluated. What the results' history
-holds already is not evaluated again.
+holds already is not evaluated again. The best checkpoint so far is kept beside the results, and
+every metric is written for TensorBoard.
 """
 
 import contextlib
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from eval import table
+from eval.best_checkpoint import BestCheckpoint
 from eval.evaluation_set import EvaluationError
 from eval.evaluator import RunEvaluator
-from eval.report import write_page
+from eval.report import Surroundings, write_page
 from eval.results import Results
+from eval.tensorboard import EventLog
 from model import checkpoint, run_folder
 from model.checkpoint import Checkpoint, CheckpointError
 
@@ -26,7 +29,9 @@ class NothingNewError(RuntimeError):
     """No new checkpoint came in time; the message says what was waited for."""
 
 
-def watch(evaluator: RunEvaluator, results: Results, timeout: float) -> dict[str, Any]:
+def watch(
+    evaluator: RunEvaluator, results: Results, surroundings: Surroundings, timeout: float
+) -> dict[str, Any]:
     """Evaluates checkpoints until training has ended; returns the report of the highest step.
 
     Raises NothingNewError after `timeout` seconds without a new checkpoint, and EvaluationError if
@@ -36,7 +41,8 @@ def watch(evaluator: RunEvaluator, results: Results, timeout: float) -> dict[str
     finished = _finished(evaluator, results)
     if finished:
         _say(f"{results.folder}: {len(finished)} checkpoints are evaluated already")
-        write_page(results, workdir)  # it may have been killed before it came to that
+        write_page(results, surroundings)  # it may have been killed before it came to that
+    events = EventLog(results.folder / "tensorboard")
     deadline = time.monotonic() + timeout
     while True:
         # In this order: a checkpoint that is written between the two looks is not missed.
@@ -44,7 +50,7 @@ def watch(evaluator: RunEvaluator, results: Results, timeout: float) -> dict[str
         waiting = _waiting(workdir, finished)
         if waiting:
             finished.add(waiting[-1].step)
-            _evaluate(evaluator, waiting[-1], results)
+            _evaluate(evaluator, waiting[-1], results, surroundings, events)
             deadline = time.monotonic() + timeout
         elif training_ended:
             break
@@ -99,20 +105,43 @@ def _waiting(workdir: str, finished: set[int]) -> list[Checkpoint]:
     return [candidate for candidate in checkpoints if candidate.step not in finished]
 
 
-def _evaluate(evaluator: RunEvaluator, candidate: Checkpoint, results: Results) -> None:
-    try:
-        evaluation = evaluator.evaluate(candidate)
-    except CheckpointError as error:
-        gone = not Path(candidate.path).exists()
-        _say(
-            f"step {candidate.step:,} passed over: " + ("deleted meanwhile" if gone else f"{error}")
-        )
-        return
-    others = results.history(evaluator.conditions())
-    is_highest = all(line["step"] <= candidate.step for line in others)
-    results.add(evaluation, show=is_highest)
-    write_page(results, evaluator.workdir)
+def _evaluate(
+    evaluator: RunEvaluator,
+    candidate: Checkpoint,
+    results: Results,
+    surroundings: Surroundings,
+    events: EventLog,
+) -> None:
+    best = BestCheckpoint(results.folder)
+    with best.held(candidate):
+        try:
+            evaluation = evaluator.evaluate(candidate)
+        except CheckpointError as error:
+            gone = not Path(candidate.path).exists()
+            what = "deleted meanwhile" if gone else f"{error}"
+            _say(f"step {candidate.step:,} passed over: {what}")
+            return
+        history = results.history(evaluator.conditions())
+        others = [line for line in history if line["step"] != candidate.step]
+        if _is_best(evaluation.report, others):
+            try:
+                best.keep(candidate)
+            except OSError as error:
+                _say(f"step {candidate.step:,} is the best so far and cannot be kept: {error}")
+    events.add(evaluation.report)
+    is_highest = all(line["step"] < candidate.step for line in others)
+    results.add(evaluation, show=is_highest)  # last: from here on it is not evaluated again
+    write_page(results, surroundings)
     print(table.line(evaluation.report), flush=True)
+
+
+def _is_best(report: dict[str, Any], others: list[dict[str, Any]]) -> bool:
+    """Whether its headline is the highest; of equal ones the earlier step's counts."""
+    headline = report["headline"]
+    return all(
+        (line[headline], -line["step"]) < (report["metrics"][headline]["value"], -report["step"])
+        for line in others
+    )
 
 
 def _say(message: str) -> None:

@@ -20,6 +20,7 @@ ALLOWED = {
         "pipeline.labels",
         "pipeline.metadata",
         "pipeline.figures",  # the look of both reports
+        "pipeline.hierarchy",  # subtrees of the report
         # ground truth without TensorFlow: shards, and label files as the pipeline reads them
         "pipeline.tfrecord",
         "pipeline.sources",

@@ -6,7 +6,9 @@ import io
 import numpy as np
 from PIL import Image
 
+from eval.evaluator import Evaluation
 from eval.examples import GROUPS
+from eval.influence import Influence
 from eval.results import Results
 
 NASTY = "<script>alert(1)</script>"
@@ -34,6 +36,7 @@ def sample(num_classes=60, step=3000, seed=0, shift=0.0):
         "format_version": 2,
         "step": step,
         "samples": 32 * step,
+        "source": "checkpoint",
         "checkpoint": f"runs/7/checkpoints/step-{step:08d}",
         "checkpoint_sha256": f"{step:064x}",
         "split": "fasteval",
@@ -101,6 +104,10 @@ def metrics_of(shift=0.0):
             "interval": [moved - 0.0061, moved + 0.0061],
         }
         found[f"{name}_unweighted"] = {"value": moved - 0.01, "definition": "All alike."}
+    for kind, value in (("hit", 0.7), ("precision", 0.6), ("recall", 0.2)):
+        for rank in (1, 5, 10, 100):
+            found[f"{kind}_at_{rank}"] = {"value": value, "definition": f"The {kind} at {rank}."}
+    found["gap_at_20"] = {"value": 0.35, "definition": "The definition of gap_at_20."}
     return found
 
 
@@ -132,6 +139,10 @@ def write(folder, num_classes=60, shift=0.0, steps=(1000, 2000, 3000)):
     """Results of a run that was evaluated at some steps; the last one is shown."""
     results = Results(folder)
     for step in steps:
-        report = sample(num_classes, step, shift=shift)
-        results.add(report, examples_of(step), show=step == steps[-1])
+        evaluation = Evaluation(
+            sample(num_classes, step, shift=shift),
+            examples_of(step),
+            Influence(("image",), np.zeros(1), np.zeros(1)),
+        )
+        results.add(evaluation, show=step == steps[-1])
     return results

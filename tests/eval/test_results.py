@@ -18,6 +18,7 @@ def report_of(step, value=0.5, weights=None):
         "data_fingerprint": "x",
         "class_weights_sha256": weights,
         "k": 100,
+        "classes": {"class": ["a"]},
         "metrics": {"map_at_100": {"value": value, "definition": "…"}},
     }
 

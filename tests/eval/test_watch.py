@@ -16,6 +16,7 @@ from tiny_run import save_checkpoint
 from eval import evaluate, watch
 from eval.evaluation_set import EvaluationSet
 from eval.evaluator import RunEvaluator
+from eval.report import Surroundings
 from eval.results import Results
 from model import checkpoint
 
@@ -23,7 +24,8 @@ from model import checkpoint
 def watch_run(folder):
     evaluation_set = EvaluationSet.read(str(folder / "data"), "eval", None)
     evaluator = RunEvaluator(str(folder / "run"), evaluation_set)
-    return watch.watch(evaluator, Results(folder / "run/eval/eval"), timeout=60)
+    results = Results(folder / "run/eval/eval")
+    return watch.watch(evaluator, results, Surroundings(folder / "run"), timeout=60)
 
 
 def end_training(folder):
@@ -107,6 +109,94 @@ def test_checkpoints_that_are_damaged_or_diverged_are_passed_over(folder, networ
     assert "diverged" in error
     assert "step 20 passed over" in error
     assert "damaged" in error
+
+
+def kept(folder):
+    """The folders in `best`, with what their checkpoint says of itself."""
+    best = folder / "run/eval/eval/best"
+    return {path.name: checkpoint.read_state(path)["step"] for path in best.iterdir()}
+
+
+def test_the_best_checkpoint_stays_when_the_trainer_deletes_it(folder, network):
+    save_checkpoint(folder / "run", network, step=15, noise=3.0)
+    end_training(folder)
+    watch_run(folder)
+    history = [
+        json.loads(line)
+        for line in (folder / "run/eval/eval/history.jsonl").read_text().splitlines()
+    ]
+    values = {line["step"]: line["map_at_100"] for line in history}
+    assert values[10] == values[20] != values[15]
+    best = 15 if values[15] > values[10] else 10  # of equal ones the earlier
+    assert kept(folder) == {f"step-{best:08d}": best}
+
+    original = folder / f"run/checkpoints/step-{best:08d}"
+    copy = folder / f"run/eval/eval/best/step-{best:08d}"
+    assert os.path.samefile(original / "ema.safetensors", copy / "ema.safetensors")  # a link
+    shutil.rmtree(original)
+    watch_run(folder)
+    checkpoint.load(copy)  # whole, with the sha256 of each file
+
+
+def test_the_best_checkpoint_is_kept_also_when_it_is_deleted_while_it_is_evaluated(
+    folder, monkeypatch
+):
+    end_training(folder)
+    shutil.rmtree(folder / "run/checkpoints/step-00000010")
+    evaluate_checkpoint = RunEvaluator.evaluate
+
+    def evaluate_and_delete(evaluator, candidate):
+        evaluation = evaluate_checkpoint(evaluator, candidate)
+        shutil.rmtree(candidate.path)
+        return evaluation
+
+    monkeypatch.setattr(RunEvaluator, "evaluate", evaluate_and_delete)
+    assert watch_run(folder)["step"] == 20
+    assert kept(folder) == {"step-00000020": 20}
+    checkpoint.load(folder / "run/eval/eval/best/step-00000020")
+
+
+def test_without_links_the_best_checkpoint_is_copied(folder, monkeypatch):
+    def no_link(source, target):
+        raise OSError("links are not supported here")
+
+    monkeypatch.setattr(os, "link", no_link)
+    end_training(folder)
+    watch_run(folder)
+    assert kept(folder) == {"step-00000010": 10}  # both are alike: the earlier
+    checkpoint.load(folder / "run/eval/eval/best/step-00000010")
+
+
+def test_tensorboard_gets_every_metric_at_its_step(folder):
+    import tensorflow as tf
+
+    end_training(folder)
+    watch_run(folder)
+    found = {}
+    for path in (folder / "run/eval/eval/tensorboard").iterdir():
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                found[event.step, value.tag] = float(tf.make_ndarray(value.tensor))
+    for step in (10, 20):
+        report = json.loads((folder / f"run/eval/eval/step-{step:08d}.json").read_text())
+        metrics = report["metrics"]
+        expected = {f"eval/eval/{name}": metric["value"] for name, metric in metrics.items()}
+        low, high = metrics["map_at_100"]["interval"]
+        expected |= {"eval/eval/map_at_100_low": low, "eval/eval/map_at_100_high": high}
+        written = {tag: value for (at, tag), value in found.items() if at == step}
+        assert written == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_an_older_format_shows_is_evaluated_anew(folder, capsys):
+    end_training(folder)
+    watch_run(folder)
+    path = folder / "run/eval/eval/report.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 1}))
+    capsys.readouterr()
+    watch_run(folder)
+    assert evaluated_steps(capsys.readouterr().out) == [20]
 
 
 def arguments(folder, *more):

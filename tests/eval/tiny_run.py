@@ -44,11 +44,16 @@ def write_dataset(folder, num_images=30, split="eval", vocabulary=CLASSES):
     (folder / metadata.completed_file(split)).write_text(json.dumps(completed))
 
 
-def save_checkpoint(run_dir, network, step, offset=0.0):
-    """A checkpoint of the network's initial parameters, all moved by `offset`."""
+def save_checkpoint(run_dir, network, step, offset=0.0, noise=0.0):
+    """A checkpoint of the network's initial parameters, all moved by `offset` and some noise."""
     from model import checkpoint, run_folder
 
-    values = {variable.path: variable.numpy() + offset for variable in network.variables}
+    rng = np.random.default_rng(step)
+    values = {
+        variable.path: variable.numpy()
+        + (offset + noise * rng.random(variable.shape)).astype(variable.dtype)
+        for variable in network.variables
+    }
     slots = {"slot": np.zeros(1, np.float32)}
     state = {
         "step": step,
