@@ -49,7 +49,8 @@ def main(argv=None):
             coordinator = train.connect(here)
             for name, overrides, num_classes, closures in CASES:
                 wire = "float32" if "float32" in name else "bfloat16"
-                config = config_module.load_preset("jft", [*overrides, f"train.wire_dtype={wire}"])
+                wires = [f"train.{way}_dtype={wire}" for way in ("pull", "push")]
+                config = config_module.load_preset("jft", [*overrides, *wires])
                 compare(coordinator, here, name, config, num_classes, closures)
         finally:
             processes.stop(servers)
@@ -124,7 +125,7 @@ class VariablePerTensor:
         import tensorflow as tf
 
         self._config = config
-        self._wire_dtype = tf.as_dtype(config.train.wire_dtype)
+        self._wire_dtype = tf.as_dtype(config.train.pull_dtype)
         loads = dict.fromkeys(devices, 0)
         self._cells = {}
         for variable in sorted(network.weights, key=lambda v: -math.prod(v.shape)):

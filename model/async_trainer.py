@@ -19,7 +19,7 @@ from model.cluster import EXIT_TRY_AGAIN, ClusterError
 from model.input import SINGLE_LABEL_RULE, training_dataset
 from model.run_folder import TrainingError
 from model.telemetry import Telemetry, report
-from model.training_step import training_step
+from model.training_step import NOT_FINITE, training_step
 
 
 class Watchdog:
@@ -185,11 +185,12 @@ def _errors_in_words():
                 f"{_core_of(error)}. Choose another loss, or train on a split in which every image "
                 "has one label."
             ) from error
-        if "not finite" not in str(error):
+        if NOT_FINITE not in str(error):
             raise
         raise TrainingError(
-            "The training loss became NaN or infinite. The newest checkpoint is from before; "
-            "lower optimizer.learning_rate or raise optimizer.warmup."
+            f"{_core_of(error)}. The step was not applied, and the newest "
+            "checkpoint is from before; lower optimizer.learning_rate, raise optimizer.warmup or "
+            "set optimizer.max_gradient_norm."
         ) from error
     except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
         raise TrainingError(

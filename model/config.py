@@ -65,6 +65,7 @@ class InputConfig:
     eval_crop: float = 0.875  # share of the shorter side that the central crop keeps
     shuffle_buffer: int = 4096  # examples; the shards are in random order already
     decode_threads: int = 0  # threads that decode images on each worker; 0: one a core
+    max_damaged_records: int = 100  # of the shards: so many are left out, one more ends the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,7 @@ class OptimizerConfig:
     epsilon: float = 1.0  # rmsprop: added to the mean squared gradient, inside the root
     weight_decay: float = 1e-5  # on every kernel, and on nothing else (section 4.3)
     decoupled_decay: bool = False  # false: L2, a part of the gradient; true: beside it, as in AdamW
+    max_gradient_norm: float = 0.0  # gradients are scaled down to this global norm; 0: never
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +106,13 @@ class TrainConfig:
     samples: int = 960_000_000  # images to train on in all; 30M steps of 32 (section 4.5.1)
     steps_per_closure: int = 8  # steps a worker takes for one message from the chief
     ema_decay: float = 0.9999  # Polyak averages (section 4.2); ramped, see parameter_store
-    wire_dtype: str = "bfloat16"  # parameters and gradients between worker and ps
+    pull_dtype: str = "bfloat16"  # parameters on their way from ps to worker
+    push_dtype: str = "bfloat16"  # gradients on their way from worker to ps
     compute_dtype: str = "float32"  # float32, or bfloat16 with float32 variables
+    micro_batches: int = 1  # parts that a batch is computed in, one after the other, to save memory
     checkpoint_every: float = 600.0  # seconds between checkpoints
     keep_checkpoints: int = 5  # the newest ones
+    keep_hourly: float = 0.0  # and the first of each so many hours of training; 0: none
     log_every: float = 10.0  # seconds between progress lines
     stall_timeout: float = 600.0  # seconds without a single step before the chief gives up
     seed: int = 0  # of the initial parameters
@@ -130,7 +135,8 @@ _CHOICES = {
     "optimizer.name": ("rmsprop", "sgd"),
     "optimizer.decay": ("staircase", "cosine"),
     "optimizer.schedule_unit": ("samples", "steps", "run"),
-    "train.wire_dtype": ("float32", "bfloat16"),
+    "train.pull_dtype": ("float32", "bfloat16"),
+    "train.push_dtype": ("float32", "bfloat16"),
     "train.compute_dtype": ("float32", "bfloat16"),
 }
 _POSITIVE = (
@@ -144,6 +150,7 @@ _POSITIVE = (
     "optimizer.decay_every",
     "train.samples",
     "train.steps_per_closure",
+    "train.micro_batches",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.log_every",
@@ -175,7 +182,10 @@ _NOT_NEGATIVE = (
     "loss.gamma_positive",
     "loss.gamma_negative",
     "loss.gamma",
+    "input.max_damaged_records",
+    "train.keep_hourly",
     "train.seed",
+    "optimizer.max_gradient_norm",
     "optimizer.warmup",
     "optimizer.weight_decay",
     "optimizer.epsilon",
@@ -297,6 +307,13 @@ def _check_values(config):
     for key, choices in _CHOICES.items():
         _check(config, key, lambda value, c=choices: value in c, f"must be one of {choices}")
     _check(config, "input.max_crop_aspect", lambda value: 1 <= value < 100, "must be 1 to 100")
+    batch_size = config.input.batch_size
+    _check(
+        config,
+        "train.micro_batches",
+        lambda value: batch_size % value == 0,
+        f"must divide input.batch_size={batch_size}",
+    )
     if config.loss.name == "softmax_cross_entropy":
         _check_single_label_loss(config)
 

@@ -11,12 +11,6 @@ for a segment instead of once for each of 236 tensors. `python -m benchmarks.par
 measured 1.18 times the steps/s of a variable a tensor on the demo's network, and the same on
 Xception with 1,000 classes.
 
-Each segment of the flat layout has a rule of its own:
-
-    decayed      kernels: optimizer and weight decay      sent in the wire type
-    plain        other trainable parameters: optimizer    sent in the wire type
-    statistics   moving means and variances               sent in float32
-
 Statistics move toward what a batch held, from where they are by then: value += (1 - m) (batch -
 value), with m the network's batch_norm_momentum. Adding a worker's own `new - old` instead drives
 variances below zero once more than 1 / (1 - m) workers start from the same value.
@@ -29,110 +23,11 @@ import numpy as np
 import tensorflow as tf
 
 from model import optimizers
-
-MAX_BLOCK = 1 << 21  # elements: 8 MB of float32, so that casting, sending and applying overlap
-MIN_BLOCK = 1 << 16  # a smaller segment is not worth a message to every ps
+from model.parameter_layout import Layout, place
 
 # Entries of the counter vector. One vector, so that all of a step is counted or nothing of it;
 # float64, which counts integers exactly up to 9e15.
 STEP, SAMPLES, LOSS_SUM, PULLED_STEP_SUM = range(4)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """One of the network's tensors: its path (`block1_conv1/kernel`) and shape."""
-
-    path: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self):
-        return int(np.prod(self.shape))
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The network's tensors by segment. Everything else follows from their order."""
-
-    decayed: tuple[Tensor, ...]
-    plain: tuple[Tensor, ...]
-    statistics: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, network):
-        """The layout of a built Keras model. Kernels, and only they, are decayed (section 4.3)."""
-        segments: dict[str, list[Tensor]] = {"decayed": [], "plain": [], "statistics": []}
-        for variable in network.weights:  # the state of random generators is not among them
-            tensor = Tensor(variable.path, tuple(variable.shape))
-            if not variable.trainable:
-                if not variable.dtype.startswith("float"):
-                    raise ValueError(
-                        f"The store holds parameters and statistics in floating point. Received: "
-                        f"{variable.path} of type {variable.dtype}."
-                    )
-                segments["statistics"].append(tensor)
-            elif variable.path.endswith("kernel"):
-                segments["decayed"].append(tensor)
-            else:
-                segments["plain"].append(tensor)
-        return cls(**{name: tuple(tensors) for name, tensors in segments.items()})
-
-    def segments(self):
-        """[(name, tensors)] in the order of the store."""
-        return [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
-
-    def flatten(self, values):
-        """{segment: float32 vector} from {path: array}."""
-        return {
-            name: np.concatenate(
-                [np.ravel(values[t.path]).astype(np.float32) for t in tensors]
-                or [np.zeros(0, np.float32)]
-            )
-            for name, tensors in self.segments()
-        }
-
-    def unflatten(self, vectors):
-        """{path: array} from {segment: vector}; a segment that is absent is left out."""
-        values = {}
-        for name, tensors in self.segments():
-            if name in vectors:
-                ends = np.cumsum([t.size for t in tensors])
-                pieces = np.split(vectors[name], ends[:-1])
-                for tensor, piece in zip(tensors, pieces, strict=True):
-                    values[tensor.path] = piece.reshape(tensor.shape)
-        return values
-
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """A piece of a segment and the device that holds it."""
-
-    segment: str
-    size: int
-    device: str
-
-
-def place(layout, devices):
-    """[Placement]: every segment cut evenly, the pieces spread so that the loads are level.
-
-    A large segment is cut into equal pieces, the same number on each device; a small one stays
-    whole on the device with the least so far.
-    """
-    loads = dict.fromkeys(devices, 0)
-    placements = []
-    for name, tensors in layout.segments():
-        total = sum(t.size for t in tensors)
-        if total == 0:
-            continue
-        num_pieces = 1
-        if total >= MIN_BLOCK * len(devices):
-            num_pieces = len(devices) * -(-total // (MAX_BLOCK * len(devices)))
-        for i in range(num_pieces):
-            size = total * (i + 1) // num_pieces - total * i // num_pieces
-            device = min(devices, key=lambda device: loads[device])
-            loads[device] += size
-            placements.append(Placement(name, size, device))
-    return placements
 
 
 class _Block:
@@ -207,13 +102,14 @@ class ParameterStore:
         config: a Config.
         network: a built Keras model: gives the layout and the initial values.
         ps_devices: TensorFlow device names that share the store. None keeps it in this process,
-            where there is no wire and a cast to the wire type would only lose digits.
+            where there is no wire and a cast to its types would only lose digits.
     """
 
     def __init__(self, config, network, ps_devices=None):
         self.layout = Layout.of(network)
         self._config = config
-        self._wire_dtype = tf.as_dtype(config.train.wire_dtype if ps_devices else "float32")
+        self._pull_dtype = tf.as_dtype(config.train.pull_dtype if ps_devices else "float32")
+        self._push_dtype = tf.as_dtype(config.train.push_dtype if ps_devices else "float32")
         devices = ps_devices or ["/device:CPU:0"]
         self._trainable_order = [v.path for v in network.trainable_variables]
         stored = {v.path for v in network.non_trainable_weights}
@@ -235,7 +131,7 @@ class ParameterStore:
             counters = self._counters.read_value()
         tensors = {}
         for name, members in self.layout.segments():
-            blocks = [b.read(self._wire_dtype) for b in self._blocks if b.segment == name]
+            blocks = [b.read(self._pull_dtype) for b in self._blocks if b.segment == name]
             if blocks:
                 flat = tf.concat([tf.cast(block, tf.float32) for block in blocks], axis=0)
                 pieces = tf.split(flat, [t.size for t in members])
@@ -278,7 +174,7 @@ class ParameterStore:
             flat = tf.concat([tf.reshape(updates[t.path], [-1]) for t in members], axis=0)
             for block, piece in zip(blocks, tf.split(flat, [b.size for b in blocks]), strict=True):
                 if block.trainable:
-                    piece = tf.cast(piece, self._wire_dtype)
+                    piece = tf.cast(piece, self._push_dtype)
                 block.apply(self._config, piece, rate, ema_decay)
 
         counts = [tf.cast(value, tf.float64) for value in (1, batch_size, loss, pulled.step)]
@@ -341,16 +237,14 @@ class ParameterStore:
 
     def describe(self):
         """Lines that say what lies where, and how many bytes a step moves."""
-        element = self._wire_dtype.size
         per_device: dict[str, tuple[int, int]] = {}
         pull_bytes = push_bytes = 0
         for block in self._blocks:
             state_bytes = block.size * 4 * (2 + len(block.slots))
             blocks, total = per_device.get(block.device, (0, 0))
             per_device[block.device] = (blocks + 1, total + state_bytes)
-            moved = block.size * (element if block.trainable else 4)
-            pull_bytes += moved
-            push_bytes += moved
+            pull_bytes += block.size * (self._pull_dtype.size if block.trainable else 4)
+            push_bytes += block.size * (self._push_dtype.size if block.trainable else 4)
         lines = [
             f"{device}: {total / 1e6:.1f} MB in {blocks} blocks"
             for device, (blocks, total) in sorted(per_device.items())
@@ -359,8 +253,8 @@ class ParameterStore:
         lines.append(f"largest over smallest server: {max(totals) / min(totals):.3f}")
         lines.append(
             f"a step moves {(pull_bytes + push_bytes) / 1e6:.1f} MB "
-            f"(pull {pull_bytes / 1e6:.1f}, push {push_bytes / 1e6:.1f}) "
-            f"as {self._wire_dtype.name}"
+            f"(pull {pull_bytes / 1e6:.1f} as {self._pull_dtype.name}, "
+            f"push {push_bytes / 1e6:.1f} as {self._push_dtype.name})"
         )
         return lines
 

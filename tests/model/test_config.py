@@ -53,11 +53,11 @@ def test_inception_v3_is_trained_as_xception_is_with_another_weight_decay(base):
 def test_overrides_are_parsed_as_their_fields_types():
     config = config_module.load_preset(
         "demo",
-        ["optimizer.learning_rate=1", "train.wire_dtype=bfloat16", "input.flip=false"],
+        ["optimizer.learning_rate=1", "train.pull_dtype=bfloat16", "input.flip=false"],
     )
     assert config.optimizer.learning_rate == 1.0
     assert isinstance(config.optimizer.learning_rate, float)
-    assert config.train.wire_dtype == "bfloat16"
+    assert config.train.pull_dtype == "bfloat16"
     assert config.input.flip is False
 
 
@@ -73,7 +73,7 @@ def test_overrides_are_parsed_as_their_fields_types():
         ("train.ema_decay=1.5", "must be between 0 and 1. Received: 1.5"),
         ("train.samples=1.5", "must be an integer. Received: 1.5"),
         ("input.batch_size=true", "must be an integer. Received: True"),
-        ("train.wire_dtype=float64", "must be one of"),
+        ("train.pull_dtype=float64", "must be one of"),
         ("input.min_crop_area=0", "must be above zero. Received: 0.0"),
         ("train.seed=-1", "must not be negative. Received: -1"),
         ("network.batch_norm_momentum=1.0", "must be below 1. Received: 1.0"),

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 from model import config as config_module
-from model import parameter_store, zoo
-from model.parameter_store import Layout, ParameterStore, Pulled, Tensor, place
+from model import parameter_layout, zoo
+from model.parameter_layout import Layout, Tensor, place
+from model.parameter_store import ParameterStore, Pulled
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_xception_with_17000_classes_is_spread_evenly(num_ps):
     assert len(loads) == num_ps
     assert max(loads.values()) / min(loads.values()) <= 1.1
     assert sum(loads.values()) == 20_752_424 + 2048 * 17_000 + 17_000 + 2 * 54_528
-    assert max(p.size for p in placements) <= parameter_store.MAX_BLOCK
+    assert max(p.size for p in placements) <= parameter_layout.MAX_BLOCK
 
 
 def test_one_push_is_decayed_rmsprop_with_polyak_averages_and_added_statistics(config):
@@ -131,7 +132,7 @@ def test_many_workers_that_start_together_do_not_make_a_variance_negative(config
 
 
 def test_what_is_exported_restores_into_another_store_over_other_devices(config, monkeypatch):
-    monkeypatch.setattr(parameter_store, "MIN_BLOCK", 1)
+    monkeypatch.setattr(parameter_layout, "MIN_BLOCK", 1)
     network = _network()
     one = ParameterStore(config, network)
     pulled = one.pull()
@@ -215,7 +216,9 @@ def test_another_optimizers_slots_are_left_and_its_own_restored(config):
 
 
 def test_over_a_bfloat16_wire_parameters_and_gradients_are_rounded_and_statistics_are_not():
-    config = config_module.load_preset("demo", ["train.wire_dtype=bfloat16"])
+    config = config_module.load_preset(
+        "demo", ["train.pull_dtype=bfloat16", "train.push_dtype=bfloat16"]
+    )
     network = _network()
     store = ParameterStore(config, network, ["/device:CPU:0"])
     exact = store.export()["parameters"]
@@ -238,9 +241,30 @@ def test_pulling_gives_tensors_in_the_networks_order(config):
 
 
 def test_a_bytes_line_tells_what_a_step_moves():
-    config = config_module.load_preset("demo", ["train.wire_dtype=bfloat16"])
+    config = config_module.load_preset(
+        "demo", ["train.pull_dtype=bfloat16", "train.push_dtype=bfloat16"]
+    )
     network = _network()
     lines = ParameterStore(config, network, ["/device:CPU:0"]).describe()
     # 24 + 3 + 6 + 15 + 5 trainable values of 2 bytes and 6 statistics of 4, both ways.
     assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == 53
-    assert any("a step moves 0.0 MB" in line and "bfloat16" in line for line in lines)
+    assert "a step moves 0.0 MB (pull 0.0 as bfloat16, push 0.0 as bfloat16)" in lines
+
+
+def test_each_way_over_the_wire_has_its_type():
+    config = config_module.load_preset(
+        "demo",
+        ["train.pull_dtype=float32", "train.push_dtype=bfloat16", "optimizer.weight_decay=0"],
+    )
+    store = ParameterStore(config, _network(), ["/device:CPU:0"])
+    exact = store.export()["parameters"]
+    pulled = store.pull()
+    np.testing.assert_array_equal(pulled.trainable[0], exact["conv/kernel"])
+    gradient = np.float32(1.0 + 2**-12)  # needs 12 bits; bfloat16 has 7
+    gradients = [tf.fill(value.shape, gradient) for value in pulled.trainable]
+    store.push(pulled, gradients, pulled.statistics, tf.constant(1, tf.int64), tf.constant(0.0))
+    mean_square = (1 - config.optimizer.rho) * 1.0**2  # of a gradient rounded to 1
+    np.testing.assert_allclose(store.export()["mean_square"]["head/bias"], mean_square, rtol=1e-6)
+    line = store.describe()[-1]
+    assert "pull 0.0 as float32" in line
+    assert "push 0.0 as bfloat16" in line
