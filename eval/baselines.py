@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.ranking import retrieve
+from eval.ranking import retrieve, truth_of
 
 
 def prior_scores(class_counts: np.ndarray) -> np.ndarray:
@@ -24,7 +24,8 @@ def prior_ap(
     """
     scores = prior_scores(class_counts)[None, :]
     retrieved = np.zeros(len(class_counts), bool)
-    retrieved[retrieve(scores, np.zeros_like(scores, bool), k).classes] = True
+    no_labels = truth_of([np.empty(0, np.int64)], len(class_counts))
+    retrieved[retrieve(scores, no_labels, k).classes] = True
     return np.where(positives > 0, retrieved * (positives / num_images), np.nan)
 
 

@@ -1,8 +1,8 @@
 """How far a MAP@100 would move with other images: the infinitesimal jackknife.
 
-    values = influence(accumulator.ranked(), labels, result, weights)   # one value an image
-    standard_error(values)                                              # of one checkpoint
-    standard_error(values - values_of_another)                          # of the paired difference
+    weighted, unweighted = influence(ranked, labels, result, weightings, num_images)
+    standard_error(weighted)                            # of one checkpoint
+    standard_error(weighted - weighted_of_another)      # of the paired difference of two
 
 An image's influence is the derivative of the weighted mean of D1 by that image's multiplicity, at
 1, where every sum over images counts each image that many times (Efron 1982, The Jackknife, the
@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from eval.average_precision import LabelPairs, Result
-from eval.ranking import Ranked
+from eval.ranking import Ranked, counts_at_hits, tie_borders
 
 Z = 1.959963984540054  # of a two-sided interval of 95% under a normal distribution
 
@@ -30,29 +30,37 @@ DEFINITION = (
 
 
 def influence(
-    ranked: Ranked, labels: LabelPairs, result: Result, weights: np.ndarray, num_images: int
+    ranked: Ranked, labels: LabelPairs, result: Result, weightings: np.ndarray, num_images: int
 ) -> np.ndarray:
-    """The derivative of the weighted mean of D1 by each image's multiplicity, float64 [num_images].
+    """The derivatives of weighted means of D1 by each image's multiplicity.
 
-    It sums to zero: twice as many images of every kind change nothing. All zero where no class
-    with positives has a weight.
+    An image's sum to zero over images: twice as many of every kind change nothing. They are zero
+    where no class with positives has a weight.
 
     Args:
         ranked, labels, result: of one accumulator.
-        weights: float64 [num_classes].
+        weightings: float64 [means, num_classes].
         num_images: one above the highest number of an image.
+
+    Returns float64 [means, num_images].
     """
     counted = result.positives > 0
-    share = np.zeros(len(weights))  # d mean / d (sum of a class's precisions)
-    total = math.fsum(weights[counted])
-    if total > 0:
-        share[counted] = weights[counted] / total / result.positives[counted]
-    of_pairs = share[ranked.classes] * _pull_on_precisions(ranked)
-    of_labels = share[labels.classes] * np.nan_to_num(result.class_ap)[labels.classes]
-    # Summed image by image in order of class: the same bits, however the images were cut.
-    order = np.lexsort((labels.classes, labels.images))
-    moved = np.bincount(ranked.images, of_pairs, minlength=num_images)
-    return moved - np.bincount(labels.images[order], of_labels[order], minlength=num_images)
+    class_ap = np.nan_to_num(result.class_ap)
+    class_ids = np.arange(len(class_ap) + 1, dtype=np.uint64)
+    pairs_of_class = np.diff(np.searchsorted(ranked.keys, class_ids << 32))
+    pull = _pull_on_precisions(ranked, pairs_of_class)
+    moved = np.zeros((len(weightings), num_images))
+    for weights, of_images in zip(weightings, moved, strict=True):
+        share = np.zeros(len(weights))  # d mean / d (sum of a class's precisions)
+        total = math.fsum(weights[counted])
+        if total > 0:
+            share[counted] = weights[counted] / total / result.positives[counted]
+        # Of each image both sums go in order of class: the same bits, however images were cut.
+        of_pairs = np.repeat(share, pairs_of_class) * pull
+        of_labels = (share * class_ap)[labels.classes]
+        of_images += np.bincount(ranked.images, of_pairs, minlength=num_images)
+        of_images -= np.bincount(labels.images, of_labels, minlength=num_images)
+    return moved
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -65,31 +73,24 @@ def interval(value: float, error: float) -> tuple[float, float]:
     return value - Z * error, value + Z * error
 
 
-def _pull_on_precisions(ranked: Ranked) -> np.ndarray:
+def _pull_on_precisions(ranked: Ranked, pairs_of_class: np.ndarray) -> np.ndarray:
     """d (sum over a class's hits of precision) / d (multiplicity of the pair), of every pair.
 
     With R and T the number of pairs and of hits with at least a hit's score, its precision is T/R.
     A pair of label y counts in those of all hits that score no higher: each moves by (y - T/R)/R.
     A hit brings its own precision besides.
     """
-    where = np.flatnonzero(ranked.hits)
-    keys = ranked.keys[where]
-    groups = keys >> np.uint64(32)
-    num_ranked = np.searchsorted(ranked.keys, keys, side="right") - np.searchsorted(
-        ranked.keys, groups << np.uint64(32)
-    )
-    num_hits = np.searchsorted(keys, keys, side="right") - np.searchsorted(groups, groups)
+    groups, num_hits, num_ranked = counts_at_hits(ranked.keys, ranked.hits)
     precisions = num_hits / num_ranked
-    # Of every pair the hits that score no higher are those from `first` to the end of its class.
-    first = np.searchsorted(keys, ranked.keys)
-    last = np.searchsorted(groups, ranked.keys >> np.uint64(32), side="right")
-    pull = -_sums_between(precisions / num_ranked, first, last)
-    gain = _sums_between(1 / num_ranked, first, last)
-    pull[ranked.hits] += gain[ranked.hits] + precisions
+    # Of every pair the hits that score no higher: from its equals' first to the last of its class.
+    hits_before = np.cumsum(ranked.hits) - ranked.hits
+    first = hits_before[tie_borders(ranked.keys)[0]]
+    last = np.searchsorted(groups, np.arange(len(pairs_of_class)), side="right")
+
+    def sums_below(values: np.ndarray) -> np.ndarray:
+        sums = np.append(0.0, np.cumsum(values))
+        return np.repeat(sums[last], pairs_of_class) - sums[first]
+
+    pull = -sums_below(precisions / num_ranked)
+    pull[ranked.hits] += sums_below(1 / num_ranked)[ranked.hits] + precisions
     return pull
-
-
-def _sums_between(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """values[first:last].sum(), for arrays of both."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    return sums[last] - sums[first]

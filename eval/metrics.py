@@ -59,12 +59,12 @@ class Measured:
 
     @classmethod
     def of(cls, accumulator: Accumulator, weights: np.ndarray) -> Measured:
-        result, ranked, labels = accumulator.result(), accumulator.ranked(), accumulator.labels()
-        weighted, unweighted = (
-            intervals.influence(ranked, labels, result, weighting, accumulator.next_image)
-            for weighting in (weights, np.ones_like(weights))
+        ranked, result = accumulator.ranked(), accumulator.result()  # the former sorts for both
+        weightings = np.stack([weights, np.ones_like(weights)])
+        influences = intervals.influence(
+            ranked, accumulator.labels(), result, weightings, accumulator.next_image
         )
-        return cls(result, ranked, weighted, unweighted)
+        return cls(result, ranked, *influences)
 
 
 def compute(

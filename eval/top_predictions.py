@@ -54,7 +54,7 @@ class TopPredictions:
 
     def add(self, best_first: Retrieved, truth: Truth) -> None:
         """Adds a block; what is retrieved is in order of image, then rank."""
-        num_images = len(truth.matrix)
+        num_images = truth.num_images
         rows, hits = best_first.rows, best_first.hits
         ranks = np.arange(len(rows)) - np.searchsorted(rows, np.arange(num_images))[rows]
         counts = [np.bincount(rows[hits & (ranks < k)], minlength=num_images) for k in RANKS]

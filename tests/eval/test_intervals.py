@@ -21,9 +21,9 @@ def influence(scores, labels, weights, k, cuts=()):
         accumulator.ranked(),
         accumulator.labels(),
         accumulator.result(),
-        weights,
+        weights[None],
         accumulator.next_image,
-    )
+    )[0]
 
 
 @pytest.mark.parametrize("seed", range(16))
