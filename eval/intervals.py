@@ -1,6 +1,6 @@
 """How far a MAP@100 would move with other images: the infinitesimal jackknife.
 
-    weighted, unweighted = influence(ranked, labels, result, weightings, num_images)
+    weighted, unweighted = influence(ranked, labels, positives, ...)
     standard_error(weighted)                            # of one checkpoint
     standard_error(weighted - weighted_of_another)      # of the paired difference of two
 
@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from eval.average_precision import LabelPairs, Result
+from eval.average_precision import LabelPairs
 from eval.ranking import Ranked, counts_at_hits, tie_borders
 
 Z = 1.959963984540054  # of a two-sided interval of 95% under a normal distribution
@@ -30,7 +30,12 @@ DEFINITION = (
 
 
 def influence(
-    ranked: Ranked, labels: LabelPairs, result: Result, weightings: np.ndarray, num_images: int
+    ranked: Ranked,
+    labels: LabelPairs,
+    positives: np.ndarray,
+    class_ap: np.ndarray,
+    weightings: np.ndarray,
+    num_images: int,
 ) -> np.ndarray:
     """The derivatives of weighted means of D1 by each image's multiplicity.
 
@@ -38,14 +43,14 @@ def influence(
     where no class with positives has a weight.
 
     Args:
-        ranked, labels, result: of one accumulator.
+        ranked, labels, positives, class_ap: of one accumulator.
         weightings: float64 [means, num_classes].
         num_images: one above the highest number of an image.
 
     Returns float64 [means, num_images].
     """
-    counted = result.positives > 0
-    class_ap = np.nan_to_num(result.class_ap)
+    counted = positives > 0
+    class_ap = np.nan_to_num(class_ap)
     class_ids = np.arange(len(class_ap) + 1, dtype=np.uint64)
     pairs_of_class = np.diff(np.searchsorted(ranked.keys, class_ids << 32))
     pull = _pull_on_precisions(ranked, pairs_of_class)
@@ -54,7 +59,7 @@ def influence(
         share = np.zeros(len(weights))  # d mean / d (sum of a class's precisions)
         total = math.fsum(weights[counted])
         if total > 0:
-            share[counted] = weights[counted] / total / result.positives[counted]
+            share[counted] = weights[counted] / total / positives[counted]
         # Of each image both sums go in order of class: the same bits, however images were cut.
         of_pairs = np.repeat(share, pairs_of_class) * pull
         of_labels = (share * class_ap)[labels.classes]

@@ -62,7 +62,12 @@ class Measured:
         ranked, result = accumulator.ranked(), accumulator.result()  # the former sorts for both
         weightings = np.stack([weights, np.ones_like(weights)])
         influences = intervals.influence(
-            ranked, accumulator.labels(), result, weightings, accumulator.next_image
+            ranked,
+            accumulator.labels(),
+            result.positives,
+            result.class_ap,
+            weightings,
+            accumulator.next_image,
         )
         return cls(result, ranked, *influences)
 

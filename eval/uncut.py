@@ -78,8 +78,10 @@ class UncutRanking:
         for first, columns in self._columns():
             flat = np.sort(columns, axis=None)
             num_ranked += len(flat) - np.searchsorted(flat, ranked)
-            columns.sort(axis=1)
-            for class_id, column in enumerate(columns, first):
+            with_positives = np.flatnonzero(positives[first : first + len(columns)])
+            for class_id, column in zip(
+                first + with_positives, np.sort(columns[with_positives], axis=1), strict=True
+            ):
                 of_hits = by_class[class_id]
                 of_hits = of_hits[np.searchsorted(of_hits, _LOWEST) :]
                 above = len(column) - np.searchsorted(column, of_hits)

@@ -17,10 +17,12 @@ def influence(scores, labels, weights, k, cuts=()):
         part = Accumulator(scores.shape[1], weights, k, first_image=start)
         part.update(scores[start:stop], as_arrays(labels[start:stop]))
         accumulator.merge(part)
+    result = accumulator.result()
     return intervals.influence(
         accumulator.ranked(),
         accumulator.labels(),
-        accumulator.result(),
+        result.positives,
+        result.class_ap,
         weights[None],
         accumulator.next_image,
     )[0]
