@@ -109,7 +109,7 @@ def make_executor(config, network, store, split, cluster=None, coordinator=None)
     return OnCluster(cluster, coordinator, take_steps, dataset_fn, config.train.steps_per_closure)
 
 
-def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0):
+def train(config, store, executor, run_dir, vocabulary, seconds_before=0.0):
     """Trains until the store has counted `train.samples` images, and checkpoints that.
 
     Returns {"step", "samples", "seconds"}: how far it came, and how long it took
@@ -127,7 +127,7 @@ def train(config, store, executor, run_dir, class_list_hash, seconds_before=0.0)
         started = time.monotonic()
         state = {**store.export(), "seconds": telemetry.seconds}
         _check_finite(state["parameters"])
-        saved = checkpoint.save(run_dir, state, class_list_hash, config.train.keep_checkpoints)
+        saved = checkpoint.save(run_dir, state, config, vocabulary)
         report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
         return {key: state[key] for key in ("step", "samples", "seconds")}
 

@@ -7,7 +7,8 @@ trains in this process. With TF_CONFIG set, the process is the chief, a ps or a 
 
 What a start does, in this order:
   1. RUN is complete and holds as many samples as asked for: say so and end.
-  2. RUN holds checkpoints: go on from the newest that can be read, with its counters.
+  2. RUN holds checkpoints: go on from the newest that is whole and of this network and class list,
+     with its counters. What is newer and is not, is set aside as step-N.refused.
   3. Otherwise: start from random parameters (`train.seed`) and the classes' frequencies.
 """
 
@@ -110,7 +111,7 @@ def _train(config, here, run_dir, vocabulary, split, state):
         store,
         executor,
         run_dir,
-        run_folder.class_list_hash(vocabulary),
+        vocabulary,
         seconds_before=state["seconds"] if state else 0.0,
     )
     report(
@@ -136,7 +137,7 @@ def _open_run(run_dir, config, vocabulary):
     """The state to go on from, or None in a new run."""
     run_folder.check(run_dir, config, vocabulary, report)
     run_folder.clear_completed(run_dir)  # before the slow part: a watching evaluator looks at it
-    return checkpoint.load_newest(run_dir, report)
+    return checkpoint.load_newest(run_dir, config, vocabulary, report)
 
 
 def connect(here):

@@ -46,7 +46,7 @@ def write_dataset(folder, num_images=30, split="eval", vocabulary=CLASSES):
 
 def save_checkpoint(run_dir, network, step, offset=0.0, noise=0.0):
     """A checkpoint of the network's initial parameters, all moved by `offset` and some noise."""
-    from model import checkpoint, run_folder
+    from model import checkpoint, config
 
     rng = np.random.default_rng(step)
     values = {
@@ -64,4 +64,5 @@ def save_checkpoint(run_dir, network, step, offset=0.0, noise=0.0):
         "mean_square": slots,
         "momentum": slots,
     }
-    return checkpoint.save(run_dir, state, run_folder.class_list_hash(CLASSES), keep=100)
+    keep_all = config.load_preset("demo", [*TINY, "train.keep_checkpoints=100"])
+    return checkpoint.save(run_dir, state, keep_all, CLASSES)

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from model import checkpoint
+from model import config as config_module
 from model.checkpoint import CheckpointError
+from pipeline.labels import Vocabulary
+
+CLASSES = Vocabulary(("cat", "dog"), ("Cat", "Dog"))
 
 
 def _state(step, value=1.0):
@@ -24,8 +28,17 @@ def _state(step, value=1.0):
     }
 
 
-def _save(run, step, keep=5):
-    return checkpoint.save(run, _state(step, value=float(step)), "classes", keep)
+def _config(**train):
+    return config_module.from_dict({"train": train})
+
+
+def _save(run, step, vocabulary=CLASSES, config=None, **train):
+    state = {**_state(step, value=float(step)), "seconds": 60.0 * step}
+    return checkpoint.save(run, state, config or _config(**train), vocabulary)
+
+
+def _load_newest(run, report):
+    return checkpoint.load_newest(run, _config(), CLASSES, report)
 
 
 def _ignore(message):
@@ -38,7 +51,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     expected = _state(7, value=7.0)
     assert loaded["step"] == 7
     assert loaded["samples"] == 224
-    assert loaded["seconds"] == 12.5
+    assert loaded["seconds"] == 420.0
     for kind in ("parameters", "ema", "mean_square", "momentum"):
         assert loaded[kind].keys() == expected[kind].keys()
         for path, value in expected[kind].items():
@@ -53,13 +66,39 @@ def test_averages_and_raw_parameters_load_by_themselves(tmp_path):
 
 def test_checkpoints_are_listed_by_step_and_only_the_newest_are_kept(tmp_path):
     for step in (5, 100, 20, 300):
-        _save(tmp_path, step, keep=3)
+        _save(tmp_path, step, keep_checkpoints=3)
     assert [c.step for c in checkpoint.list_checkpoints(tmp_path)] == [20, 100, 300]
+
+
+def test_one_checkpoint_of_each_hour_of_training_is_kept_beside_the_newest(tmp_path):
+    for minute in range(50, 260, 30):  # 50, 80, 110, 140, 170, 200, 230
+        _save(tmp_path, minute, keep_checkpoints=2, keep_hourly=1.0)
+    kept = [c.step for c in checkpoint.list_checkpoints(tmp_path)]
+    assert kept == [50, 80, 140, 200, 230]  # the first of hours 0 to 3; 200 and 230 are new, too
+
+
+def test_a_checkpoint_carries_its_configuration_and_its_classes(tmp_path):
+    config = config_module.load_preset("demo", ["optimizer.learning_rate=0.25"])
+    path = _save(tmp_path, 1, config=config).path
+    assert checkpoint.read_config(path) == config
+    assert checkpoint.read_vocabulary(path) == CLASSES
+
+
+def test_a_checkpoint_of_another_network_or_class_list_is_refused_by_name(tmp_path):
+    _save(tmp_path, 1)
+    _save(tmp_path, 2, vocabulary=Vocabulary(("dog", "cat"), ("Dog", "Cat")))
+    _save(tmp_path, 3, config=config_module.from_dict({"network": {"width": 0.5}}))
+    messages = []
+    assert _load_newest(tmp_path, messages.append)["step"] == 1
+    assert "step-00000003 is of another network" in messages[0]
+    assert "step-00000002 was trained on another class list than the 2 classes" in messages[1]
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"step-00000001", "step-00000002.refused", "step-00000003.refused"}
 
 
 def test_a_folder_without_checkpoints_lists_none(tmp_path):
     assert checkpoint.list_checkpoints(tmp_path / "absent") == []
-    assert checkpoint.load_newest(tmp_path, _ignore) is None
+    assert _load_newest(tmp_path, _ignore) is None
 
 
 def test_an_unfinished_checkpoint_is_not_listed_and_is_swept_by_the_next(tmp_path):
@@ -80,11 +119,11 @@ def test_a_truncated_file_is_refused_by_name_and_the_checkpoint_before_is_used(t
     with pytest.raises(CheckpointError, match=f"{name}.safetensors is damaged"):
         checkpoint.load(newest.path)
     messages = []
-    assert checkpoint.load_newest(tmp_path, messages.append)["step"] == 1
+    assert _load_newest(tmp_path, messages.append)["step"] == 1
     assert "step-00000002" in messages[0]
     # The step can be reached, and saved, again.
-    assert _save(tmp_path, 2, keep=1) == newest
-    assert checkpoint.load_newest(tmp_path, pytest.fail)["step"] == 2
+    assert _save(tmp_path, 2, keep_checkpoints=1) == newest
+    assert _load_newest(tmp_path, pytest.fail)["step"] == 2
 
 
 def test_what_a_killed_process_of_the_same_pid_left_does_not_hinder_the_next(tmp_path):
@@ -122,7 +161,7 @@ def test_a_foreign_folder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="has no seconds, class_list_sha256, sha256"):
         checkpoint.load(folder)
     with pytest.raises(CheckpointError, match="None of the 1 checkpoints"):
-        checkpoint.load_newest(tmp_path, _ignore)
+        _load_newest(tmp_path, _ignore)
 
 
 def test_a_checkpoint_deleted_while_it_is_read_is_an_error_in_words(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from model import checkpoint, predict, train
+from pipeline import labels
 
 SMALL = (
     "--preset=demo",
@@ -80,7 +81,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(shards, tmp_path, capfd):
         file.truncate(1000)
     assert _train(shards, tmp_path, "--set=train.samples=240", at_the_end) == 0
     error = capfd.readouterr().err
-    assert f"damaged checkpoint: {newest.path}/parameters.safetensors" in error
+    assert f"a checkpoint that cannot be used: {newest.path}/parameters.safetensors" in error
     assert "Going on from step 10, 80 images" in error
     assert [saved.step for saved in checkpoint.list_checkpoints(tmp_path)] == [10, 30]
 
@@ -213,6 +214,7 @@ def test_predictions_cover_the_split_and_match_the_network_in_keras(run, shards)
 def test_a_checkpoint_of_another_class_list_is_refused(run, tmp_path):
     predictor = predict.Predictor(run)
     state = checkpoint.load(checkpoint.list_checkpoints(run)[-1].path)
-    foreign = checkpoint.save(tmp_path, state, "another list", 5)
+    others = labels.Vocabulary(("another",), ("list",))
+    foreign = checkpoint.save(tmp_path, state, predictor.config, others)
     with pytest.raises(checkpoint.CheckpointError, match="another class list"):
         predictor.load(foreign.path)
