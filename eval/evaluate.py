@@ -2,6 +2,7 @@
 
     python -m eval.evaluate --workdir=RUN --data=OUT --split=eval --class_weights=weights.tsv
     python -m eval.evaluate ... --watch
+    python -m eval.evaluate --model=network.keras --data=OUT --output=DIR
     python -m eval.evaluate --predictions=scores.npy --ids=ids.txt --classes=classes.tsv \\
         --labels=truth.csv --output=DIR
 
@@ -28,7 +29,8 @@ from eval.prediction_scores import PredictionScores, open_predictions
 from eval.processes import Processes, WorkerError
 from eval.report import Surroundings, write_page
 from eval.results import Results
-from eval.scores import PROBABILITY_OF
+from eval.saved_model_scores import SavedModelScores
+from eval.scores import PROBABILITY_OF, Scores
 from model import checkpoint
 from model.config import ConfigError
 from pipeline import labels, metadata
@@ -93,14 +95,20 @@ def evaluate_scores(options: argparse.Namespace, results: Results) -> dict[str, 
     """Evaluates what others trained: a saved model, or its predictions."""
     evaluation_set = _evaluation_set(options)
     surroundings = Surroundings.read(None, options.hierarchy, options.compare_with, evaluation_set)
-    predictions = open_predictions(options.predictions, options.ids, evaluation_set.vocabulary)
-    scores = PredictionScores(predictions, options.score_space, options.batch_size)
-    evaluator = Evaluator(
-        evaluation_set,
-        _training_counts(options, evaluation_set),
-        evaluation_set.class_ids(options.curves),
-    )
-    evaluation = evaluator.evaluate(scores)
+    scores: Scores
+    if options.model:
+        scores = SavedModelScores(options.model, options.score_space, options.batch_size)
+    else:
+        predictions = open_predictions(options.predictions, options.ids, evaluation_set.vocabulary)
+        scores = PredictionScores(predictions, options.score_space, options.batch_size)
+    with counting(options) as count:
+        evaluator = Evaluator(
+            evaluation_set,
+            _training_counts(options, evaluation_set),
+            evaluation_set.class_ids(options.curves),
+            count,
+        )
+        evaluation = evaluator.evaluate(scores)
     results.add(evaluation, show=True)
     write_page(results, surroundings)
     return evaluation.report
@@ -178,7 +186,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
         prog="python -m eval.evaluate",
-        description="Compute the class-weighted MAP@100 of checkpoints, or of predictions.",
+        description="Compute the class-weighted MAP@100 of checkpoints, networks or predictions.",
         epilog="example: python -m eval.evaluate --workdir=runs/1 --data=shards --split=eval "
         "--class_weights=weights.tsv",
     )
@@ -218,6 +226,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def _add_scores(group: Any) -> None:
     add = group.add_argument
     add("--workdir", metavar="RUN", help="folder of a training run")
+    add("--model", metavar="PATH", help="a .keras file, or the folder of a SavedModel")
     add("--predictions", metavar="FILE", help="scores: .npy (dense), .npz or .parquet (lists)")
     add("--checkpoint", default="latest", metavar="STEP", help="latest (default), or a step")
     add(
@@ -255,7 +264,7 @@ def _add_scores(group: Any) -> None:
         "--score_space",
         choices=tuple(PROBABILITY_OF),
         default="unknown",
-        help="what predictions are (default: unknown, and then not calibrated)",
+        help="what predictions or a SavedModel's outputs are (default: unknown, not calibrated)",
     )
 
 
@@ -267,18 +276,18 @@ def _add_images(group: Any) -> None:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if bool(options.workdir) == bool(options.predictions):
-        parser.error("name what is evaluated: --workdir or --predictions, one of them")
+    if sum(map(bool, (options.workdir, options.model, options.predictions))) != 1:
+        parser.error("name what is evaluated: --workdir, --model or --predictions, one of them")
+    if not (options.workdir or options.output):
+        parser.error("--model and --predictions need --output, the folder for the report")
     if options.predictions:
         if bool(options.data) == bool(options.labels):
             parser.error("name the images: --data or --labels, one of them")
-        if not options.output:
-            parser.error("--predictions needs --output, the folder for the report")
         if not options.classes and (options.labels or options.predictions.endswith(".npy")):
             parser.error("--classes must name the class list that the predictions are in")
     elif not options.data:
-        parser.error("--workdir needs --data, the folder with the images")
-    if options.watch and (options.checkpoint != "latest" or options.predictions):
+        parser.error("--workdir and --model need --data, the folder with the images")
+    if options.watch and (options.checkpoint != "latest" or not options.workdir):
         parser.error("--watch evaluates every checkpoint: leave --checkpoint out")
     if options.batch_size < 1:
         parser.error(f"--batch_size must be at least 1. Received: {options.batch_size}")

@@ -40,8 +40,9 @@ def map_profile(runs: Sequence[Profile], axis: str) -> str:
         figure, axes = plt.subplots(figsize=_HALF_WIDTH)
         for run, color in zip(runs, _RUN_COLORS, strict=False):
             _draw_history(axes, run, axis, color)
-        prior = runs[0].history[-1]["prior_map_at_100"]
-        axes.axhline(prior, linestyle="--", linewidth=1.2, color=ORANGE, label="prior only")
+        prior = runs[0].history[-1].get("prior_map_at_100")
+        if prior is not None:
+            axes.axhline(prior, linestyle="--", linewidth=1.2, color=ORANGE, label="prior only")
         axes.set_ylabel("MAP@100")
         axes.set_ylim(bottom=0)
         axes.legend(loc="best")

@@ -237,11 +237,12 @@ def test_labels_outside_the_class_list_are_counted_aloud(written, capsys):
     ("arguments", "message"),
     [
         (["--predictions=a.npy", "--workdir=b"], "one of them"),
-        ([], "--workdir or --predictions"),
-        (["--predictions=a.npy"], "--data or --labels"),
+        ([], "--workdir, --model or --predictions"),
+        (["--predictions=a.npy", "--output=c"], "--data or --labels"),
         (["--predictions=a.npy", "--labels=b.csv"], "--output"),
         (["--predictions=a.npy", "--labels=b.csv", "--output=c"], "--classes must"),
-        (["--workdir=a"], "--workdir needs --data"),
+        (["--workdir=a"], "--workdir and --model need --data"),
+        (["--model=a.keras", "--data=b"], "need --output"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(capsys, arguments, message):
