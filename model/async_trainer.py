@@ -90,21 +90,30 @@ class OnCluster:
         time.sleep(0.05)
 
 
-def make_executor(config, network, store, split, cluster=None, coordinator=None):
-    """What takes the steps: the cluster's workers, or this process where there is none."""
+def make_executor(config, network, store, split, cluster=None, coordinator=None, group=None):
+    """What takes the steps: the workers of a coordinator, or this process where there is none.
+
+    `group`: the sync_trainer.Group that this process takes every step with.
+    """
+
+    def unrolled(iterator):
+        # 60, 177 and 242 trivial steps/s at 1, 8 and 32 steps a closure, where a loop inside the
+        # graph is slower.
+        for _ in range(config.train.steps_per_closure):
+            images, targets = next(iterator)
+            training_step(config, network, store, images, targets, group)
 
     @tf.function(autograph=False)
     def take_steps(iterator):
-        # Unrolled: 60, 177 and 242 trivial steps/s at 1, 8 and 32 steps a closure, where a loop
-        # inside the graph is slower.
-        for _ in range(config.train.steps_per_closure):
-            images, targets = next(iterator)
-            training_step(config, network, store, images, targets)
+        if group:
+            group.run(lambda: unrolled(iterator))
+        else:
+            unrolled(iterator)
 
     def dataset_fn():
         return training_dataset(config, split.shard_paths)
 
-    if cluster is None:
+    if coordinator is None:
         return InProcess(take_steps, dataset_fn)
     return OnCluster(cluster, coordinator, take_steps, dataset_fn, config.train.steps_per_closure)
 
@@ -136,7 +145,7 @@ def train(config, store, executor, run_dir, vocabulary, seconds_before=0.0):
         os._exit(EXIT_TRY_AGAIN)
 
     stall_timeout = config.train.stall_timeout
-    with _errors_in_words(), Watchdog(stall_timeout, give_up) as watchdog:
+    with errors_in_words(), Watchdog(stall_timeout, give_up) as watchdog:
         progress = store.progress()
         first_step = progress.step
         telemetry = Telemetry(config, run_dir, progress, rate, seconds_before)
@@ -175,7 +184,7 @@ def _check_finite(parameters):
 
 
 @contextlib.contextmanager
-def _errors_in_words():
+def errors_in_words():
     """Turns TensorFlow's errors of the training loop into this project's."""
     try:
         yield
@@ -198,7 +207,10 @@ def _errors_in_words():
             "what is wrong; the pipeline writes the shard anew."
         ) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        raise ClusterError(f"A parameter server was lost: {_core_of(error)}") from error
+        raise ClusterError(
+            f"A parameter server, or a process of a synchronous training, was lost: "
+            f"{_core_of(error)}"
+        ) from error
 
 
 def _core_of(error):

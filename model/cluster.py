@@ -5,6 +5,8 @@ A cluster is described as TensorFlow does it, by the environment variable TF_CON
     {"cluster": {"chief": ["host:port"], "ps": [...], "worker": [...]},
      "task": {"type": "worker", "index": 0}}
 
+Without ps it is one of synchronous training (model.sync_trainer), where the chief computes too.
+
 TensorFlow's servers listen on every interface and let everybody in: keep their ports inside a
 private network.
 """
@@ -21,7 +23,8 @@ from model.config import ConfigError
 
 EXIT_TRY_AGAIN = 75  # what a ClusterError ends a process with
 
-ROLES = ("chief", "ps", "worker")
+# What each kind of training needs at least one of, and has nothing besides.
+ROLES = {"asynchronous": ("chief", "ps", "worker"), "synchronous": ("chief", "worker")}
 CONNECT_TIMEOUT = 120.0  # seconds until every server of a starting cluster must answer
 
 
@@ -38,8 +41,11 @@ class Cluster:
     index: int
 
     @classmethod
-    def from_environment(cls, environment=os.environ):
-        """The cluster of TF_CONFIG, or None where that is unset. ConfigError if unusable."""
+    def from_environment(cls, environment=os.environ, mode="asynchronous"):
+        """The cluster of TF_CONFIG, or None where that is unset. ConfigError if unusable.
+
+        `mode`: the configuration's train.mode, which decides what roles there must be.
+        """
         text = environment.get("TF_CONFIG", "")
         if not text.strip():
             return None
@@ -52,13 +58,19 @@ class Cluster:
                 f"TF_CONFIG is not what TensorFlow describes clusters with ({error}). "
                 f"Received: {text[:200]}"
             ) from error
-        for needed in ROLES:
+        roles = ROLES[mode]
+        for needed in roles:
             if not addresses.get(needed):
                 raise ConfigError(
-                    f"TF_CONFIG names no {needed}: a cluster needs a chief, a ps and a worker. "
-                    f"Received roles: {', '.join(addresses)}."
+                    f"TF_CONFIG names no {needed}: a cluster with train.mode={mode} needs at least "
+                    f"one of each of {', '.join(roles)}. Received roles: {', '.join(addresses)}."
                 )
-        if role not in ROLES or not 0 <= index < len(addresses[role]):
+        if mode == "synchronous" and addresses.get("ps"):
+            raise ConfigError(
+                "TF_CONFIG names ps, which train.mode=synchronous has no use for: its processes "
+                "hold all parameters themselves. Leave them out, or set train.mode=asynchronous."
+            )
+        if role not in roles or not 0 <= index < len(addresses[role]):
             raise ConfigError(
                 f"TF_CONFIG's task is {role} {index}, which its cluster does not have. "
                 f"It has: { {r: len(a) for r, a in addresses.items()} }."
@@ -71,9 +83,10 @@ class Cluster:
 
     @property
     def ps_devices(self):
-        """Device names of the parameter servers, for ParameterStore."""
+        """Device names of the parameter servers, for ParameterStore; none if synchronous."""
         return [
-            f"/job:ps/replica:0/task:{i}/device:CPU:0" for i in range(len(self.addresses["ps"]))
+            f"/job:ps/replica:0/task:{i}/device:CPU:0"
+            for i in range(len(self.addresses.get("ps", ())))
         ]
 
     def threads(self):
@@ -84,7 +97,10 @@ class Cluster:
         """
         num_tasks = sum(len(addresses) for addresses in self.addresses.values())
         host = _host(self.addresses[self.role][self.index])
-        neighbours = sum(_host(address) == host for address in self.addresses["worker"])
+        computing = list(self.addresses["worker"])
+        if not self.ps_devices:
+            computing += self.addresses["chief"]
+        neighbours = sum(_host(address) == host for address in computing)
         cores = os.cpu_count() or 1
         return max(cores, num_tasks + 1), max(1, cores // max(1, neighbours))
 

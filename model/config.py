@@ -103,6 +103,10 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
+    # asynchronous: a cluster has parameter servers; synchronous: it has none (section 4.4)
+    mode: str = "asynchronous"
+    # synchronous: batch normalization over the images of all processes, not over each one's own
+    synchronized_batch_norm: bool = False
     samples: int = 960_000_000  # images to train on in all; 30M steps of 32 (section 4.5.1)
     steps_per_closure: int = 8  # steps a worker takes for one message from the chief
     ema_decay: float = 0.9999  # Polyak averages (section 4.2); ramped, see parameter_store
@@ -135,6 +139,7 @@ _CHOICES = {
     "optimizer.name": ("rmsprop", "sgd"),
     "optimizer.decay": ("staircase", "cosine"),
     "optimizer.schedule_unit": ("samples", "steps", "run"),
+    "train.mode": ("asynchronous", "synchronous"),
     "train.pull_dtype": ("float32", "bfloat16"),
     "train.push_dtype": ("float32", "bfloat16"),
     "train.compute_dtype": ("float32", "bfloat16"),
@@ -316,6 +321,9 @@ def _check_values(config):
     )
     if config.loss.name == "softmax_cross_entropy":
         _check_single_label_loss(config)
+    if config.train.mode == "asynchronous":
+        rule = "must be false with train.mode=asynchronous, where no two workers compute together"
+        _check(config, "train.synchronized_batch_norm", lambda value: not value, rule)
 
 
 def _check_single_label_loss(config):

@@ -22,7 +22,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and mask is None
             and len(inputs.shape) == 4
             and self.axis == 3
-            and not self.synchronized
+            and not (self.synchronized and training)
         )
         if not fusable:
             return super().call(inputs, training=training, mask=mask)

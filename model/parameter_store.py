@@ -125,8 +125,13 @@ class ParameterStore:
 
     # ---- Traced into a worker's step ----
 
-    def pull(self):
-        """Reads everything that a step needs: a `Pulled`."""
+    def pull(self, first_image=0):
+        """Reads everything that a step needs: a `Pulled`.
+
+        Args:
+            first_image: how many of the step's images other processes compute on before this one's;
+                the noise of the network goes by an image's number.
+        """
         with tf.device(self._counters.device):
             counters = self._counters.read_value()
         tensors = {}
@@ -139,7 +144,8 @@ class ParameterStore:
                     tensors[tensor.path] = tf.reshape(piece, tensor.shape)
         samples = tf.cast(counters[SAMPLES], tf.int64)
         # Workers that pull between the same two updates share their noise, on other images.
-        noise_state = tf.stack([tf.constant(self._config.train.seed, tf.int64), samples])
+        seed = tf.constant(self._config.train.seed, tf.int64)
+        noise_state = tf.stack([seed, samples + first_image])
         return Pulled(
             trainable=[tensors[path] for path in self._trainable_order],
             statistics=[tensors.get(path, noise_state) for path in self._statistics_order],

@@ -5,7 +5,7 @@ import sys
 import tempfile
 
 
-def start_tensorflow(inter_op_threads=0, intra_op_threads=0):
+def start_tensorflow(inter_op_threads=0, intra_op_threads=0, *, initialize=True):
     """Imports TensorFlow and Keras and starts the runtime, holding back what they write to stderr.
 
     What was held back is written after all if the start fails. TF_CPP_MIN_LOG_LEVEL does not reach
@@ -13,6 +13,7 @@ def start_tensorflow(inter_op_threads=0, intra_op_threads=0):
 
     Args:
         inter_op_threads, intra_op_threads: sizes of the runtime's thread pools; 0: a thread a core.
+        initialize: starts the runtime; false where the process joins others, which does it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -26,7 +27,10 @@ def start_tensorflow(inter_op_threads=0, intra_op_threads=0):
 
             tf.config.threading.set_inter_op_parallelism_threads(inter_op_threads)
             tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
-            tf.constant(0)
+            if initialize:
+                tf.constant(0)
+            else:
+                tf.config.list_physical_devices()  # says the rest of what is to be held back
         except BaseException:
             held_back.seek(0)
             os.write(stderr, held_back.read())

@@ -2,8 +2,8 @@
 
     python -m model.train --preset=demo --data=OUT --workdir=RUN
 
-trains in this process. With TF_CONFIG set, the process is the chief, a ps or a worker of a cluster;
-`python -m model.launch` starts those.
+trains in this process. With TF_CONFIG set, the process is the chief, a ps or a worker of a cluster,
+asynchronous or synchronous as train.mode says; `python -m model.launch` starts those.
 
 What a start does, in this order:
   1. RUN is complete and holds as many samples as asked for: say so and end.
@@ -42,11 +42,13 @@ def main(argv=None):
     options = parse(argv)
     try:
         config = config_module.load_preset(options.preset, options.overrides)
-        here = cluster.Cluster.from_environment()
-        if here and here.role != "chief":
-            cluster.serve(here, options.workdir)
-        else:
+        here = cluster.Cluster.from_environment(mode=config.train.mode)
+        if here is None or here.role == "chief":
             lead(config, here, options)
+        elif config.train.mode == "synchronous":
+            follow(config, here, options)
+        else:
+            cluster.serve(here, options.workdir)
     except cluster.ClusterError as error:
         report(f"model.train: {error}")
         return cluster.EXIT_TRY_AGAIN
@@ -98,14 +100,40 @@ def lead(config, here, options):
         run_folder.mark_completed(options.workdir, end)
 
 
-def _train(config, here, run_dir, vocabulary, split, state):
-    """Trains on from `state`, or from the start where that is None; returns how far it came."""
-    coordinator = connect(here)
+def follow(config, here, options):
+    """Trains as another process than the chief of the synchronous cluster `here`."""
+    vocabulary, split = _open_data(options)
+    store, executor = _prepare(config, here, vocabulary, split, state=None)
+
+    from model import sync_trainer
+
+    sync_trainer.follow(config, store, executor)
+
+
+def _prepare(config, here, vocabulary, split, state):
+    """(store, executor): what is trained on from `state`, and what takes the steps."""
+    coordinator = group = None
+    if here and config.train.mode == "synchronous":
+        group = join(here)
+    else:
+        coordinator = connect(here)
     network, store = _build(config, here, vocabulary, split, state)
+    if group:
+        group.check_agreement(config, vocabulary)
+        group.share_state(store)
 
     from model import async_trainer
 
-    executor = async_trainer.make_executor(config, network, store, split, here, coordinator)
+    executor = async_trainer.make_executor(config, network, store, split, here, coordinator, group)
+    return store, executor
+
+
+def _train(config, here, run_dir, vocabulary, split, state):
+    """Trains on from `state`, or from the start where that is None; returns how far it came."""
+    store, executor = _prepare(config, here, vocabulary, split, state)
+
+    from model import async_trainer
+
     end = async_trainer.train(
         config,
         store,
@@ -114,6 +142,10 @@ def _train(config, here, run_dir, vocabulary, split, state):
         vocabulary,
         seconds_before=state["seconds"] if state else 0.0,
     )
+    if here and config.train.mode == "synchronous":
+        from model import sync_trainer
+
+        report(f"parameters {sync_trainer.parameters_digest(store)}")
     report(
         f"Trained on {end['samples']:,} images in {end['step']:,} steps and "
         f"{end['seconds']:.0f} s: {run_dir}"
@@ -156,6 +188,15 @@ def connect(here):
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     strategy = tf.distribute.ParameterServerStrategy(resolver)
     return tf.distribute.coordinator.ClusterCoordinator(strategy)
+
+
+def join(here):
+    """Starts TensorFlow and meets the other processes; returns the sync_trainer.Group of all."""
+    quiet.start_tensorflow(*here.threads(), initialize=False)
+
+    from model import sync_trainer
+
+    return sync_trainer.join(here)
 
 
 def _build(config, here, vocabulary, split, state):

@@ -18,28 +18,27 @@ class Computed(NamedTuple):
     statistics: list  # the new ones, in the order of Pulled.statistics
 
 
-def training_step(config, network, store, images, targets):
+def training_step(config, network, store, images, targets, group=None):
     """Takes one step of `network` (a Keras model used as a pure function) against `store`.
 
     Args:
         config: a Config; gives the loss.
         images: float32 [batch, size, size, 3] in [-1, 1].
         targets: {name: [batch, ...]}, what the loss needs; see losses.features.
+        group: the sync_trainer.Group that takes the step together, each process on other images.
 
     Raises:
         InvalidArgumentError: the loss, a gradient or a batch statistic is NaN or infinite, see
             `checked`. Nothing has been pushed then.
     """
-    pulled = store.pull()
+    batch_size = tf.shape(images, tf.int64)[0]
+    pulled = store.pull(first_image=group.rank * batch_size if group else 0)
     computed = compute(config, network, pulled, images, targets)
-    computed = checked(config, network, computed)
-    store.push(
-        pulled,
-        computed.gradients,
-        computed.statistics,
-        tf.shape(images, tf.int64)[0],
-        computed.loss,
-    )
+    if group:
+        computed = group.mean(computed)
+        batch_size *= group.size
+    loss, gradients, statistics = checked(config, network, computed)
+    store.push(pulled, gradients, statistics, batch_size, loss)
 
 
 def compute(config, network, pulled, images, targets):

@@ -6,6 +6,7 @@ import keras
 
 from model.config import ConfigError
 from model.inception_v3 import inception_v3
+from model.layers import BatchNormalization
 from model.vgg_separable import vgg_separable
 from model.xception import xception
 
@@ -29,6 +30,12 @@ def build(config, num_classes, bias=None, dtype="float32"):
     keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else dtype)
     build_fn = NETWORKS[config.network.name]
     try:
-        return build_fn(num_classes, config.input.image_size, bias=bias, **config.network.options())
+        network = build_fn(
+            num_classes, config.input.image_size, bias=bias, **config.network.options()
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for layer in network.layers:
+        if isinstance(layer, BatchNormalization):
+            layer.synchronized = config.train.synchronized_batch_norm
+    return network

@@ -1,4 +1,4 @@
-"""Starts a training cluster.
+"""Starts a training cluster: asynchronous or synchronous, as the configuration's train.mode says.
 
 python -m model.launch local --num_workers=2 --num_ps=1 -- --preset=demo --data=OUT --workdir=RUN
 """
@@ -6,6 +6,7 @@ python -m model.launch local --num_workers=2 --num_ps=1 -- --preset=demo --data=
 import argparse
 import sys
 
+from model import config as config_module
 from model import train
 from model.launch import local
 from model.telemetry import report
@@ -15,17 +16,35 @@ def main(argv=None):
     """Runs the command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     options, train_arguments = parse(argv)
+    training = train.parse(train_arguments)
     try:
+        config = config_module.load_preset(training.preset, training.overrides)
         return local.launch(
-            num_workers=options.num_workers,
-            num_ps=options.num_ps,
+            num_tasks=count_tasks(config.train.mode, options.num_workers, options.num_ps),
             max_restarts=options.max_restarts,
-            run_dir=train.parse(train_arguments).workdir,
+            run_dir=training.workdir,
             train_arguments=train_arguments,
         )
-    except OSError as error:
+    except (config_module.ConfigError, OSError) as error:
         report(f"model.launch: {error}")
         return train.EXIT_USAGE
+
+
+def count_tasks(mode, num_workers, num_ps):
+    """{role: number of processes} for num_workers processes that compute."""
+    if mode == "asynchronous":
+        return {"chief": 1, "ps": num_ps or 1, "worker": num_workers}
+    if num_ps is not None:
+        raise config_module.ConfigError(
+            f"With train.mode=synchronous there are no parameter servers. Received: "
+            f"--num_ps={num_ps}; leave it out."
+        )
+    if num_workers == 1:
+        raise config_module.ConfigError(
+            "With train.mode=synchronous the chief is one of --num_workers processes, of which "
+            "there must be at least 2. For one process: `python -m model.train`."
+        )
+    return {"chief": 1, "worker": num_workers - 1}
 
 
 def parse(argv):
@@ -41,11 +60,18 @@ def parse(argv):
         "local",
         help="all processes on this machine, their ports on loopback addresses",
         description="Start chief, ps and workers on this machine; what follows -- goes to "
-        "`python -m model.train`. A worker that dies is started again; after the loss of a ps "
-        "the cluster starts again from the newest checkpoint.",
+        "`python -m model.train`. A worker that dies is started again; after the loss of a ps, or "
+        "of any process of a synchronous training, the cluster starts again from the newest "
+        "checkpoint.",
     )
-    place.add_argument("--num_workers", type=_count, default=2, help="default: 2")
-    place.add_argument("--num_ps", type=_count, default=1, help="parameter servers (default: 1)")
+    place.add_argument(
+        "--num_workers", type=_count, default=2, help="processes that compute (default: 2)"
+    )
+    place.add_argument(
+        "--num_ps",
+        type=_count,
+        help="parameter servers (default: 1); none with train.mode=synchronous",
+    )
     place.add_argument(
         "--max_restarts",
         type=int,

@@ -36,17 +36,21 @@ class Member:
         return f"{self.role} {self.index}"
 
 
-def launch(num_workers, num_ps, max_restarts, run_dir, train_arguments):
+def launch(num_tasks, max_restarts, run_dir, train_arguments):
     """Runs a cluster until its chief ends; returns the chief's exit code.
 
-    A worker that dies is started again on the same port. When a ps dies, or the chief says that
-    starting again may help (exit code 75), all start again from the newest checkpoint.
+    A worker that dies is started again on the same port. When a ps dies, or a worker that trains
+    without any, or the chief says that starting again may help (exit code 75), all start again from
+    the newest checkpoint.
+
+    Args:
+        num_tasks: {role: number of processes}.
     """
     restarts = _Restarts(run_dir, max_restarts)
     processes.raise_interrupt_on_sigterm()
     try:
         while True:
-            cluster = _LocalCluster(num_workers, num_ps, run_dir, train_arguments, restarts)
+            cluster = _LocalCluster(num_tasks, run_dir, train_arguments, restarts)
             with cluster:
                 exit_code = cluster.wait()
             if exit_code != EXIT_TRY_AGAIN:
@@ -91,16 +95,16 @@ class _Restarts:
 class _LocalCluster:
     """The processes of one start. Leaving the context stops all of them."""
 
-    def __init__(self, num_workers, num_ps, run_dir, train_arguments, restarts):
+    def __init__(self, num_tasks, run_dir, train_arguments, restarts):
         self._run_dir = Path(run_dir)
         self._arguments = train_arguments
         self._restarts = restarts
-        counts = {"chief": 1, "ps": num_ps, "worker": num_workers}
-        ports = iter(free_ports(sum(counts.values())))
+        ports = iter(free_ports(sum(num_tasks.values())))
         self._addresses = {
             role: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
-            for role, count in counts.items()
+            for role, count in num_tasks.items()
         }
+        self._is_synchronous = "ps" not in num_tasks
         self._members: list[Member] = []
 
     def __enter__(self):
@@ -108,7 +112,7 @@ class _LocalCluster:
         try:
             # The chief last: it reports on the others.
             for role in ("ps", "worker", "chief"):
-                for index in range(len(self._addresses[role])):
+                for index in range(len(self._addresses.get(role, ()))):
                     self._members.append(Member(role, index, self._start(role, index)))
         except BaseException:
             self._stop()
@@ -143,13 +147,13 @@ class _LocalCluster:
         if member.role == "chief":
             self._let_servers_end(exit_code)
             return exit_code if exit_code >= 0 else EXIT_TRY_AGAIN
-        if exit_code == 0 and run_folder.is_completed(self._run_dir):
+        if exit_code == 0 and (self._is_synchronous or run_folder.is_completed(self._run_dir)):
             return None
         report(f"model.launch: {member.name} ended with {_describe(exit_code)}")
         if exit_code == EXIT_USAGE:  # starting it again would end in the same way
             report(f"model.launch: its log says: {self._last_line(member)}")
             return exit_code
-        if member.role == "ps":
+        if member.role == "ps" or self._is_synchronous:
             return EXIT_TRY_AGAIN
         delay = self._restarts.delay(member.name)
         if delay is None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from launches import Launch
 
 from model import quiet
 
@@ -28,6 +29,19 @@ def shards(tmp_path_factory):
             "--num_shards=3",
         )
     return output
+
+
+@pytest.fixture
+def start(shards, tmp_path):
+    launches = []
+
+    def start(*more, **options):
+        launches.append(Launch(shards, tmp_path / "run", *more, **options))
+        return launches[-1]
+
+    yield start
+    for launch in launches:
+        launch.close()
 
 
 def _run(*arguments):

@@ -2,101 +2,14 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from launches import assert_all_gone
 
 from model import checkpoint
-
-TIMEOUT = 200.0  # seconds that a test waits for anything
-
-
-class Launch:
-    """A running `python -m model.launch local`."""
-
-    def __init__(self, shards, run, *more, num_ps=1):
-        self.run = run
-        self.log_path = run.with_suffix(".log")
-        self._log = open(self.log_path, "wb")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "model.launch", "local"),
-                *("--num_workers=2", f"--num_ps={num_ps}", "--"),
-                *("--preset=demo", f"--data={shards}", f"--workdir={run}"),
-                *("--set", "network.width=0.1", "--set", "network.middle_modules=0"),
-                *("--set", "input.image_size=48", "--set", "input.batch_size=8"),
-                *("--set", "train.checkpoint_every=1", "--set", "train.log_every=0.5"),
-                *more,
-            ],
-            stderr=self._log,
-        )
-
-    def output(self):
-        return self.log_path.read_text()
-
-    def pids(self):
-        """{"worker 0": pid}: the newest process of each role."""
-        found = re.findall(r"(\w+ \d) (?:\(pid|is pid) (\d+)", self.output())
-        return {name: int(pid) for name, pid in found}
-
-    def all_pids(self):
-        return [int(pid) for pid in re.findall(r"pid (\d+)", self.output())]
-
-    def wait_until(self, condition, what):
-        deadline = time.monotonic() + TIMEOUT
-        while not condition():
-            assert self.process.poll() is None, f"ended before {what}:\n{self.output()}"
-            assert time.monotonic() < deadline, f"not within {TIMEOUT} s: {what}\n{self.output()}"
-            time.sleep(0.1)
-
-    def steps(self):
-        try:
-            lines = (self.run / "metrics.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return 0
-        return json.loads(lines[-1])["step"] if lines else 0
-
-    def end(self):
-        """Waits for the launcher; returns its exit code."""
-        return self.process.wait(TIMEOUT)
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(30)
-        self._log.close()
-
-
-@pytest.fixture
-def start(shards, tmp_path):
-    launches = []
-
-    def start(*more, **options):
-        launches.append(Launch(shards, tmp_path / "run", *more, **options))
-        return launches[-1]
-
-    yield start
-    for launch in launches:
-        launch.close()
-
-
-def _alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def _assert_all_gone(pids):
-    deadline = time.monotonic() + 15
-    while any(_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, [pid for pid in pids if _alive(pid)]
-        time.sleep(0.1)
 
 
 def test_two_workers_and_two_ps_train_to_the_end_and_leave_no_process(start):
@@ -106,7 +19,7 @@ def test_two_workers_and_two_ps_train_to_the_end_and_leave_no_process(start):
     assert 1600 <= state["samples"] <= 1600 + 8 * 4  # the last closure's steps run to their end
     assert state["samples"] == state["step"] * 8
     assert len(launch.all_pids()) == 5
-    _assert_all_gone(launch.all_pids())
+    assert_all_gone(launch.all_pids())
 
 
 def test_a_worker_killed_with_sigkill_is_replaced_and_training_ends_whole(start):
@@ -125,7 +38,7 @@ def test_a_worker_killed_with_sigkill_is_replaced_and_training_ends_whole(start)
     assert steps == sorted(steps)  # nothing that was done was lost
     completed = json.loads((launch.run / "completed.json").read_text())
     assert completed["samples"] >= 9600
-    _assert_all_gone(launch.all_pids())
+    assert_all_gone(launch.all_pids())
 
 
 @pytest.mark.slow
@@ -137,7 +50,7 @@ def test_after_the_death_of_a_ps_training_goes_on_from_the_newest_checkpoint(sta
     assert "ps 0 ended with signal SIGKILL" in launch.output()
     assert "Going on from step" in launch.output()
     assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 9600
-    _assert_all_gone(launch.all_pids())
+    assert_all_gone(launch.all_pids())
 
 
 @pytest.mark.slow
@@ -148,7 +61,7 @@ def test_the_death_of_the_chief_loses_nothing_that_a_checkpoint_holds(start):
     assert launch.end() == 0, launch.output()
     assert "Going on from step" in launch.output()
     assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 9600
-    _assert_all_gone(launch.all_pids())
+    assert_all_gone(launch.all_pids())
 
 
 @pytest.mark.slow
@@ -159,7 +72,7 @@ def test_a_stopped_ps_is_noticed_and_the_cluster_starts_again(start):
     assert launch.end() == 0, launch.output()
     assert "no answer from a parameter server for 15 s" in launch.output()
     assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 9600
-    _assert_all_gone(launch.all_pids())
+    assert_all_gone(launch.all_pids())
 
 
 @pytest.mark.slow
@@ -174,7 +87,7 @@ def test_a_stopped_worker_costs_no_step_that_was_taken(start):
         json.loads(line)["step"] for line in (launch.run / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == sorted(steps)
-    _assert_all_gone(launch.all_pids())
+    assert_all_gone(launch.all_pids())
 
 
 def test_ctrl_c_stops_every_process(start):
@@ -183,7 +96,7 @@ def test_ctrl_c_stops_every_process(start):
     launch.process.send_signal(signal.SIGINT)
     assert launch.end() == 130
     assert "Traceback" not in launch.output()
-    _assert_all_gone(launch.all_pids())
+    assert_all_gone(launch.all_pids())
 
 
 def test_no_process_outlives_a_launcher_that_is_killed(start):
@@ -191,7 +104,7 @@ def test_no_process_outlives_a_launcher_that_is_killed(start):
     launch.wait_until(lambda: len(launch.pids()) == 4, "all processes")
     launch.process.kill()
     launch.process.wait()
-    _assert_all_gone(launch.all_pids())
+    assert_all_gone(launch.all_pids())
 
 
 def test_a_wrong_configuration_ends_the_cluster_with_code_2(start):
@@ -199,7 +112,7 @@ def test_a_wrong_configuration_ends_the_cluster_with_code_2(start):
     assert launch.end() == 2
     assert "Did you mean 'learning_rate'" in launch.output()
     assert "Traceback" not in launch.output()
-    _assert_all_gone(launch.all_pids())
+    assert_all_gone(launch.all_pids())
 
 
 @pytest.mark.parametrize(
