@@ -45,6 +45,7 @@ TEST = [
     "mypy==2.4.1",
 ]
 BENCH = [
+    "scipy>=1.16",  # Student's t, for differences between few runs
     "tf_keras==2.21.0",  # Keras 2, whose trainer and parameter servers are peers in benchmarks/
 ]
 
