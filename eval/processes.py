@@ -11,7 +11,6 @@ all of them: WorkerError.
 from __future__ import annotations
 
 import ctypes
-import json
 import multiprocessing
 import os
 import signal
@@ -23,6 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NoReturn
 
+from eval import part_files
 from eval.evaluation_set import EvaluationSet, Part
 from eval.evaluator import count
 from eval.examples import Gallery
@@ -72,7 +72,7 @@ class Processes:
             except BaseException:
                 self._stop()  # none goes on with what nobody waits for
                 raise
-            return _merged(results)
+            return part_files.merged(results)
 
     def _start(self, num_workers: int) -> None:
         threads = max(1, len(os.sched_getaffinity(0)) // self._num_processes)
@@ -167,26 +167,8 @@ def _serve(connection: Connection, threads: int, parent: int) -> None:
             return
         try:
             tally, gallery = count(scores, evaluation_set, part, connection.send)
-            tally.save(_tally_path(result))
-            _gallery_path(result).write_text(json.dumps(gallery.to_state()))
+            part_files.write(result, tally, gallery)
             connection.send(None)
         except Exception as error:
             error.add_note(traceback.format_exc())  # its own does not travel
             connection.send(error)
-
-
-def _merged(results: list[Path]) -> tuple[Tally, Gallery]:
-    tally, gallery = Tally.load(_tally_path(results[0])), Gallery()
-    for result in results[1:]:
-        tally.merge(Tally.load(_tally_path(result)))
-    for result in results:
-        gallery.merge(Gallery.from_state(json.loads(_gallery_path(result).read_text())))
-    return tally, gallery
-
-
-def _tally_path(result: Path) -> Path:
-    return result.with_suffix(".npz")
-
-
-def _gallery_path(result: Path) -> Path:
-    return result.with_suffix(".json")

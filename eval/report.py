@@ -201,7 +201,7 @@ def _training_profiles(
     if surroundings.compared and other:
         history = surroundings.compared.history(other)
         histories.append(("compared", history, _run_dir_of(other)))
-    if not histories[0][1]:
+    if report["source"] != "checkpoint" or not histories[0][1]:
         return {}
     figures = {}
     for title, axis in (("steps", "step"), ("images", "samples")):

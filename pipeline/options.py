@@ -266,12 +266,18 @@ def parse(argv: Sequence[str]) -> tuple[ShardingOptions, "PipelineOptions"]:
         },
     )  # fmt: skip
     _check_splits(options)
-    beam_options = _beam_options(_with_workers(rest, flags["workers"]))
-    storage.configure(beam_options)
-    if _is_elsewhere(beam_options):
+    found = beam_options(rest, flags["workers"])
+    if _is_elsewhere(found):
         options = _with_absolute_paths(options)
     _check_places(options)
-    return options, beam_options
+    return options, found
+
+
+def beam_options(flags: list[str], workers: int) -> "PipelineOptions":
+    """Beam's own options, for so many processes of this machine; raises OptionsError."""
+    options = _beam_options(_with_workers(flags, workers))
+    storage.configure(options)
+    return options
 
 
 def _is_given(flag: str, argv: Sequence[str]) -> bool:

@@ -21,6 +21,9 @@ ALLOWED = {
         "pipeline.metadata",
         "pipeline.figures",  # the look of both reports
         "pipeline.hierarchy",  # subtrees of the report
+        "pipeline.local_runner",  # the engines, for bulk inference
+        "pipeline.options",
+        "pipeline.sharding",
         # ground truth without TensorFlow: shards, and label files as the pipeline reads them
         "pipeline.tfrecord",
         "pipeline.sources",

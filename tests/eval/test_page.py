@@ -94,7 +94,6 @@ def test_parts_that_an_evaluation_does_not_have_are_left_out(tmp_path):
     for name in ("prior_map_at_100", "prior_map_at_100_unweighted"):
         del shown["metrics"][name]
     (tmp_path / "report.json").write_text(json.dumps(shown))
-    (tmp_path / "history.jsonl").unlink()
     examples = {"step": 1000, **{name: [] for name in sample_report.GROUPS}}
     (tmp_path / "examples.json").write_text(json.dumps(examples))
     page = Page(report.render(results, report.Surroundings()))

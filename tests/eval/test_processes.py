@@ -123,7 +123,7 @@ def without_times(report):
 
 @pytest.mark.slow
 def test_the_command_writes_the_same_report_with_two_processes(folder, network):
-    save_checkpoint(folder / "run", network, step=30, noise=0.5)
+    save_checkpoint(folder / "run", network, step=30, noise=0.1)
     reports, examples = [], []
     for number in (1, 2):
         output = folder / f"results-{number}"

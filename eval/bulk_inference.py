@@ -1,0 +1,215 @@
+"""Counts an evaluation as a Beam job, on the engines of the pipeline, and writes its predictions.
+
+Each shard of the split is one element: its tally and gallery go into OUTPUT/parts, as those of
+several processes do, and its top predictions beside them. The launcher merges them, to the same
+bits as one process. What is wrong with the inputs comes back in a file as well, since engines tell
+of exceptions in texts of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+from pyarrow import parquet
+
+from eval import part_files
+from eval.evaluation_set import EvaluationError, EvaluationSet, Part
+from eval.evaluator import count
+from eval.examples import Gallery
+from eval.ranking import retrieve
+from eval.scores import Batch, Scores
+from eval.tally import Tally
+from model.checkpoint import CheckpointError
+from pipeline import local_runner
+from pipeline.sharding import ShardError
+
+EXIT_TRY_AGAIN = 75
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("classes", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+
+
+class EngineError(RuntimeError):
+    """The engine lost a worker or itself; starting again may help."""
+
+
+class BulkInference:
+    """A count, for `eval.evaluator`, that runs as a Beam job.
+
+    Args:
+        folder: gets predictions.parquet, and `parts` while the job runs; all workers must reach it
+            by this path, and the data and the checkpoint by theirs.
+        top: how many predictions of an image are written.
+        options: Beam's; they name the engine.
+        threads: of TensorFlow in each worker process; 0: one a core.
+    """
+
+    def __init__(self, folder: Path, top: int, options: PipelineOptions, threads: int = 0):
+        self._folder, self._top, self._options, self._threads = folder, top, options, threads
+
+    @property
+    def predictions_path(self) -> Path:
+        return self._folder / "predictions.parquet"
+
+    def count(self, scores: Scores, evaluation_set: EvaluationSet) -> tuple[Tally, Gallery]:
+        """Goes once over all images.
+
+        Raises EvaluationError for what is wrong with the inputs, EngineError, or OptionsError where
+        no engine answers.
+        """
+        parts = evaluation_set.parts(len(evaluation_set.split.shard_paths))
+        folder = self._folder / "parts"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        task = Task(scores, evaluation_set, folder, self._top, self._threads)
+        pipeline = local_runner.new_pipeline(self._options)
+        _ = (
+            pipeline
+            | "Parts" >> beam.Create(list(enumerate(parts)))
+            | "SpreadParts" >> beam.Reshuffle()
+            | "CountParts" >> beam.ParDo(CountParts(task))
+        )
+        _run(pipeline)
+        if task.failure_path.exists():
+            raise EvaluationError(task.failure_path.read_text())
+        paths = [task.part_path(number) for number in range(len(parts))]
+        if missing := [path for path in paths if not part_files.is_whole(path)]:
+            raise EvaluationError(
+                f"The workers have written {len(paths) - len(missing)} of {len(paths)} parts into "
+                f"{folder}: they must reach it by this very path."
+            )
+        tally, gallery = part_files.merged(paths)
+        self._gather_predictions(task, len(parts))
+        shutil.rmtree(folder)
+        return tally, gallery
+
+    def _gather_predictions(self, task: Task, num_parts: int) -> None:
+        temporary = self.predictions_path.with_suffix(f".tmp-{os.getpid()}")
+        with parquet.ParquetWriter(temporary, _SCHEMA) as writer:
+            for number in range(num_parts):
+                writer.write_table(parquet.read_table(task.predictions_path(number)))
+        os.replace(temporary, self.predictions_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What every worker is told."""
+
+    scores: Scores
+    evaluation_set: EvaluationSet
+    folder: Path
+    top: int
+    threads: int
+
+    @property
+    def failure_path(self) -> Path:
+        return self.folder / "failure.txt"
+
+    def part_path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}"
+
+    def predictions_path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.parquet"
+
+
+class CountParts(beam.DoFn):
+    """(number, Part) to nothing: what comes out is in files."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def setup(self) -> None:
+        if self._task.threads:  # read by TensorFlow when it starts
+            for pool in ("INTRAOP", "INTEROP"):
+                os.environ[f"TF_NUM_{pool}_THREADS"] = str(self._task.threads)
+
+    def process(self, element: tuple[int, Part]) -> None:
+        number, part = element
+        task = self._task
+        if task.failure_path.exists():
+            return
+        temporary = task.predictions_path(number).with_suffix(f".tmp-{os.getpid()}-{id(self)}")
+        try:
+            with parquet.ParquetWriter(temporary, _SCHEMA) as writer:
+                scores = _Recorded(task.scores, writer, task.top)
+                tally, gallery = count(scores, task.evaluation_set, part, _count_images)
+        except (EvaluationError, CheckpointError) as error:
+            temporary.unlink()
+            task.failure_path.write_text(str(error))
+            return
+        os.replace(temporary, task.predictions_path(number))
+        part_files.write(task.part_path(number), tally, gallery)
+
+
+def _count_images(num_images: int) -> None:
+    beam.metrics.Metrics.counter("eval", "images").inc(num_images)
+
+
+class _Recorded:
+    """Scores whose top predictions are written while they are counted."""
+
+    def __init__(self, scores: Scores, writer: parquet.ParquetWriter, top: int):
+        self._scores, self._writer, self._top = scores, writer, top
+
+    def provenance(self) -> dict[str, Any]:
+        return self._scores.provenance()
+
+    def not_a_number(self, image_id: str, class_key: str) -> ValueError:
+        return self._scores.not_a_number(image_id, class_key)
+
+    def batches(self, evaluation_set: EvaluationSet, part: Part) -> Iterator[Batch]:
+        classes = np.array(evaluation_set.vocabulary.classes)
+        for batch in self._scores.batches(evaluation_set, part):
+            yield batch  # first: what is no number ends the count here
+            self._writer.write_table(_top_lists(batch, classes, self._top))
+
+
+def _top_lists(batch: Batch, classes: np.ndarray, top: int) -> pa.Table:
+    """Of each image the highest scores, best first; of equal ones the lower class id."""
+    found = retrieve(batch.scores, np.zeros(batch.scores.shape, bool), top).best_first()
+    ends = np.cumsum(np.bincount(found.rows, minlength=len(batch.image_ids)))
+    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+    return pa.table(
+        [
+            pa.array(batch.image_ids, pa.string()),
+            pa.ListArray.from_arrays(offsets, pa.array(classes[found.classes], pa.string())),
+            pa.ListArray.from_arrays(
+                offsets, pa.array(batch.scores[found.rows, found.classes], pa.float32())
+            ),
+        ],
+        schema=_SCHEMA,
+    )
+
+
+def _run(pipeline: beam.Pipeline) -> None:
+    """Runs the job to its end; EngineError where a worker or the engine is gone."""
+
+    def give_up(death: str) -> NoReturn:
+        print(f"eval.beam_job: {_told(death)}", file=sys.stderr, flush=True)
+        os._exit(EXIT_TRY_AGAIN)  # nothing else ends Beam's waiting; workers end with this process
+
+    try:
+        with local_runner.ended_by_dead_worker(give_up):
+            local_runner.run(pipeline)
+    except local_runner.WorkerDiedError as error:
+        raise EngineError(_told(str(error))) from error
+    except ShardError as error:  # the job service is gone
+        raise EngineError(f"{error}. Start this command again.") from error
+
+
+def _told(death: str) -> str:
+    return f"a worker process died: {death}. Start this command again."
