@@ -26,7 +26,7 @@ from eval import part_files
 from eval.evaluation_set import EvaluationError, EvaluationSet, Part
 from eval.evaluator import count
 from eval.examples import Gallery
-from eval.ranking import retrieve
+from eval.ranking import retrieve, truth_of
 from eval.scores import Batch, Scores
 from eval.tally import Tally
 from model.checkpoint import CheckpointError
@@ -180,7 +180,8 @@ class _Recorded:
 
 def _top_lists(batch: Batch, classes: np.ndarray, top: int) -> pa.Table:
     """Of each image the highest scores, best first; of equal ones the lower class id."""
-    found = retrieve(batch.scores, np.zeros(batch.scores.shape, bool), top).best_first()
+    truth = truth_of(batch.labels, len(classes))
+    found = retrieve(batch.scores, truth, top).best_first()
     ends = np.cumsum(np.bincount(found.rows, minlength=len(batch.image_ids)))
     offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
     return pa.table(

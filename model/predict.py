@@ -67,6 +67,16 @@ class Predictor:
             variable.assign(values[variable.path])
         self.step, self.samples = state["step"], state["samples"]
 
+    def _logits(self, images, batch_size):
+        """Of a batch that may be the last of its shards: padded, since kernels round by shape.
+
+        So an image's logits are the same bits, however the images are cut over processes.
+        """
+        num_images = len(images)
+        if num_images < batch_size:
+            images = np.pad(images, [(0, batch_size - num_images), (0, 0), (0, 0), (0, 0)])
+        return self._forward(images).numpy()[:num_images]
+
     def predict(self, data_dir, split, batch_size=64, shards=slice(None)):
         """Yields a Batch at a time, each example exactly once, in the order of the shards.
 
@@ -78,7 +88,7 @@ class Predictor:
         for examples, images in evaluation_dataset(self.config.input, shard_paths, batch_size):
             yield Batch(
                 image_ids=[image_id.decode() for image_id in examples[schema.IMAGE_ID].numpy()],
-                logits=self._forward(images).numpy(),
+                logits=self._logits(images.numpy(), batch_size),
                 labels=[row[row >= 0] for row in examples[schema.LABELS].numpy()],
                 negatives=[row[row >= 0] for row in examples[schema.NEGATIVES].numpy()],
                 images=list(examples[schema.IMAGE].numpy()),
