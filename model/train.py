@@ -88,7 +88,7 @@ def parse(argv):
 
 def lead(config, here, options):
     """Trains: as the chief of the cluster `here`, or alone where that is None."""
-    vocabulary, split = _open_data(options)
+    vocabulary, split = _open_data(config, options)
     with run_folder.hold(options.workdir):
         state = _open_run(options.workdir, config, vocabulary)
         if state and state["samples"] >= config.train.samples:
@@ -102,7 +102,7 @@ def lead(config, here, options):
 
 def follow(config, here, options):
     """Trains as another process than the chief of the synchronous cluster `here`."""
-    vocabulary, split = _open_data(options)
+    vocabulary, split = _open_data(config, options)
     store, executor = _prepare(config, here, vocabulary, split, state=None)
 
     from model import sync_trainer
@@ -153,13 +153,20 @@ def _train(config, here, run_dir, vocabulary, split, state):
     return end
 
 
-def _open_data(options):
-    """(Vocabulary, Split) to train on."""
+def _open_data(config, options):
+    """(Vocabulary, Split) to train on; ConfigError where the loss can learn nothing from it."""
     vocabulary = metadata.load_vocabulary(options.data)
     split = metadata.load_split(options.data, options.split)
     if split.num_examples == 0:
         raise config_module.ConfigError(
             f"{options.data} has no examples in its split {options.split!r}: nothing to train on."
+        )
+    found = metadata.load_completed(options.data, options.split)
+    if config.loss.unknown_weight == 0 and not found.get("num_negatives"):
+        raise config_module.ConfigError(
+            "loss.unknown_weight=0 counts labels and verified negatives alone, and the split "
+            f"{options.split!r} of {options.data} has no verified negatives: nothing would keep "
+            "scores from rising for ever. Set it above 0; 1 takes what is unknown for negative."
         )
     report(f"{options.data}: {split.num_examples:,} images, {len(vocabulary):,} classes")
     return vocabulary, split

@@ -118,3 +118,14 @@ def test_differences_name_the_fields_and_both_values():
     one = config_module.load_preset("demo", ["train.samples=10"])
     other = config_module.load_preset("demo", ["train.samples=20"])
     assert config_module.differences(one, other) == ["train.samples: 10, was 20"]
+
+
+def test_the_paper_trains_jft_asynchronously_and_imagenet_synchronously():
+    modes = {
+        name: config_module.load_preset(name).train.mode for name in config_module.preset_names()
+    }
+    assert {name for name, mode in modes.items() if mode == "synchronous"} == {
+        name for name in modes if name.startswith("imagenet")
+    }
+    with pytest.raises(ConfigError, match=r"must be false with train\.mode=asynchronous"):
+        config_module.load_preset("jft", ["train.synchronized_batch_norm=true"])

@@ -74,10 +74,21 @@ def _steps(folder, *overrides, together):
     return [dict(np.load(path)) for path in paths]
 
 
-def test_two_processes_are_equal_and_match_one_process_with_the_doubled_batch(tmp_path):
-    synchronized = "--set=train.synchronized_batch_norm=true"
-    one, other = _steps(tmp_path, synchronized, together=True)
-    (alone,) = _steps(tmp_path, together=False)
+@pytest.mark.parametrize(
+    ("of_two", "of_one"),
+    [
+        ("--set=train.synchronized_batch_norm=true", "--set=train.micro_batches=1"),
+        # Each process normalizes its own images, as parts of a batch are.
+        pytest.param(
+            "--set=train.synchronized_batch_norm=false",
+            "--set=train.micro_batches=2",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_two_processes_are_equal_and_match_one_with_the_doubled_batch(tmp_path, of_two, of_one):
+    one, other = _steps(tmp_path, of_two, "--set=input.batch_size=4", together=True)
+    (alone,) = _steps(tmp_path, of_one, "--set=input.batch_size=8", together=False)
     assert (one["step"], one["samples"]) == (alone["step"], alone["samples"]) == (3, 24)
     assert one["loss_sum"] == pytest.approx(alone["loss_sum"], rel=1e-5)
     assert one.keys() == other.keys() == alone.keys()

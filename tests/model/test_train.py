@@ -54,6 +54,12 @@ def test_the_counters_say_what_was_trained(run):
     assert json.loads((run / "completed.json").read_text())["samples"] == 3200
 
 
+def test_a_loss_that_masks_all_negatives_of_the_data_is_refused(shards, tmp_path, capfd):
+    assert _train(shards, tmp_path / "run", "--set=loss.unknown_weight=0") == 2
+    assert "has no verified negatives" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_not_trained_again_and_keeps_its_configuration(run, shards, capfd):
     before, config = checkpoint.list_checkpoints(run), (run / "config.toml").read_text()
     assert _train(shards, run, "--set=train.samples=800", "--set=input.eval_crop=0.3") == 0
