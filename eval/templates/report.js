@@ -167,7 +167,11 @@ function branchOf(node) {
   show.append(partOf("span", "", node.size === 1 ? " class" : " classes"));
   show.type = "button";
   show.title = "show them in the table";
-  show.addEventListener("click", event => { event.preventDefault(); showSubtree(node); });
+  show.addEventListener("click", event => {
+    event.preventDefault();  // which would open the branch
+    event.stopPropagation();
+    showSubtree(node);
+  });
   const meter = partOf("span", "meter", "");
   meter.style.setProperty("--share", `${100 * (node.mean ?? 0)}%`);
   line.append(name, isLeaf ? partOf("span", "", "") : show, meter,
@@ -175,10 +179,8 @@ function branchOf(node) {
   if (isLeaf) { item.append(line); return item; }
   const details = document.createElement("details"), children = document.createElement("ul");
   details.append(line, children);
-  details.addEventListener("toggle", () => {
-    if (details.open && !children.hasChildNodes()) {
-      children.append(...node.children.map(child => branchOf(tree.nodes[child])));
-    }
+  line.addEventListener("click", () => {
+    if (!children.hasChildNodes()) children.append(...node.children.map(child => branchOf(tree.nodes[child])));
   });
   item.append(details);
   return item;
@@ -187,5 +189,5 @@ function branchOf(node) {
 if (treeData) {
   const trunk = document.getElementById("tree");
   trunk.append(...tree.roots.map(root => branchOf(tree.nodes[root])));
-  if (tree.roots.length === 1) trunk.querySelector("details").open = true;
+  if (tree.roots.length === 1) trunk.querySelector("summary").click();
 }
