@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from eval import class_weights, table, watch
+from eval.comparison import ComparisonError
 from eval.evaluation_set import EvaluationError, EvaluationSet
 from eval.evaluator import Count, Evaluator, RunEvaluator, check_same_classes, count_whole
 from eval.ground_truth import GroundTruthError
@@ -39,6 +40,7 @@ from pipeline.labels import Vocabulary
 EXIT_USAGE = 2
 EXIT_TRY_AGAIN = 75
 USER_ERRORS = (
+    ComparisonError,
     EvaluationError,
     GroundTruthError,
     OSError,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eval import frequency, metrics, subtrees, table
+from eval import comparison, frequency, metrics, subtrees, table
 from eval.evaluation_set import EvaluationError, EvaluationSet
 from eval.evaluator import FORMAT_VERSION
 from eval.examples import TOP_PREDICTIONS
@@ -62,8 +62,8 @@ class Surroundings:
     ) -> "Surroundings":
         """From a run's folder, a file with a hierarchy, and another folder of results.
 
-        Raises LabelError, OSError where a file cannot be read, or EvaluationError where the other
-        results are none, or are not of the same images, weights and classes.
+        Raises LabelError, OSError where a file cannot be read, ComparisonError where the other
+        results are none, or EvaluationError where they are of other images, weights or classes.
         """
         found = Results(compared) if compared else None
         if found:
@@ -76,13 +76,7 @@ class Surroundings:
 
 
 def _check_comparable(evaluation_set: EvaluationSet, compared: Results) -> None:
-    if not compared.report_path.exists():
-        raise EvaluationError(
-            f"{compared.folder} holds no evaluation to compare with: it has no "
-            f"{compared.report_path.name}. Give a folder that an evaluation wrote, as "
-            "RUN/eval/SPLIT."
-        )
-    other = compared.report()
+    other = comparison.read(str(compared.folder)).report
     if (version := other.get("format_version")) != FORMAT_VERSION:
         raise EvaluationError(
             f"{compared.report_path} is of format version {version}, and this code reads version "
@@ -124,6 +118,7 @@ def render(results: Results, surroundings: Surroundings) -> str:
     return environment.get_template("report.html").render(
         report=report,
         other=other,
+        difference=_difference(results, surroundings.compared),
         weighted=report["class_weights"] is not None,
         value=table.value,
         metric_tables=_metric_tables(report["metrics"]),
@@ -138,6 +133,14 @@ def render(results: Results, surroundings: Surroundings) -> str:
         examples=_example_groups(results.examples(), names),
         top_predictions=TOP_PREDICTIONS,
     )
+
+
+def _difference(results: Results, compared: Results | None) -> dict[str, Any] | None:
+    """The headline's difference to the other evaluation, with its paired interval."""
+    if compared is None:
+        return None
+    runs = [comparison.read(str(found.folder)) for found in (compared, results)]
+    return comparison.compare(runs)["differences"][0][metrics.HEADLINE]
 
 
 def _metric_tables(values: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -77,6 +77,7 @@ def test_the_page_holds_the_headline_with_interval_definition_and_weights(result
         "datasets/weights.tsv, sha256 abababababab",
         "over 59 of 60 classes; 1 without a positive",
         "+0.0300",  # against the other run
+        "95% interval +0.02",
     ):
         assert words in text
 

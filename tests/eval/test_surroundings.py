@@ -31,6 +31,7 @@ def test_the_page_shows_the_difference_to_another_evaluation_and_the_subtrees(ev
     assert evaluate.main(command(evaluated, compared, f"--hierarchy={hierarchy}")) == 0
     page = (evaluated / "run/eval/eval/report.html").read_text()
     assert ">+0.0000</b>against" in page  # both checkpoints hold the same parameters
+    assert "could be chance" in page
     assert "\\u0394AP" in page
     assert '"label": "colour"' in page
 
@@ -58,7 +59,7 @@ def test_an_evaluation_of_other_classes_or_an_older_format_is_refused(evaluated,
 
 def test_a_folder_without_an_evaluation_is_refused(folder, capsys):
     error = refusal(capsys, command(folder, f"--compare_with={folder / 'run'}"))
-    assert "holds no evaluation to compare with" in error
+    assert "holds no whole evaluation" in error
 
 
 def test_a_hierarchy_that_cannot_be_read_is_refused(folder, capsys):
