@@ -99,9 +99,11 @@ def make_executor(config, network, store, split, cluster=None, coordinator=None,
     def unrolled(iterator):
         # 60, 177 and 242 trivial steps/s at 1, 8 and 32 steps a closure, where a loop inside the
         # graph is slower.
+        applied = []
         for _ in range(config.train.steps_per_closure):
-            images, targets = next(iterator)
-            training_step(config, network, store, images, targets, group)
+            with tf.control_dependencies(applied):  # so that the next step's time begins after it
+                images, targets = next(iterator)
+            applied = [training_step(config, network, store, images, targets, group)]
 
     @tf.function(autograph=False)
     def take_steps(iterator):

@@ -28,16 +28,17 @@ def training_dataset(config, shard_paths):
 
     images: float32 [batch, size, size, 3] in [-1, 1]; targets: {name: [batch, longest list]}, the
     features that the loss needs (losses.features) and no other. Every process that iterates it
-    draws an order of its own.
+    draws an order of its own, and another one each time that it starts: see _own_seed.
 
     Iterating raises InvalidArgumentError with SINGLE_LABEL_RULE and the image's id where the loss
-    wants one label and an image has another number of them.
+    wants one label and an image has another number of them; DataLossError with the byte of the
+    first damaged record that it meets; and NotFoundError with the path of a shard that is gone.
     """
     settings = config.input
     features = losses.features(config.loss)
     shards = tf.data.Dataset.from_tensor_slices(list(shard_paths))
     dataset = (
-        shards.shuffle(len(shard_paths))
+        shards.shuffle(len(shard_paths), seed=_own_seed())
         .repeat()
         .interleave(
             tf.data.TFRecordDataset,
@@ -45,7 +46,7 @@ def training_dataset(config, shard_paths):
             num_parallel_calls=min(len(shard_paths), 2),
             deterministic=False,
         )
-        .shuffle(settings.shuffle_buffer)
+        .shuffle(settings.shuffle_buffer, seed=_own_seed())
         .map(
             lambda record: _training_example(config, features, record),
             num_parallel_calls=_decode_threads(settings),
@@ -86,6 +87,20 @@ def evaluation_dataset(settings, shard_paths, batch_size):
         .prefetch(2)
     )
     return dataset.with_options(_options(settings))
+
+
+def _own_seed():
+    """A seed that is drawn where the dataset is iterated, each time that it is.
+
+    What `keras.utils.set_random_seed` does to the initial parameters would also reach the datasets:
+    all workers would read the same images in the same order, and each again after a restart.
+    """
+    # Seeds of 0 make this operation, and it alone, draw from the operating system's entropy.
+    return tf.raw_ops.RandomUniformInt(
+        shape=tf.constant([], tf.int32),
+        minval=tf.constant(1, tf.int64),
+        maxval=tf.constant(2**62, tf.int64),
+    )
 
 
 def _training_example(config, features, record):

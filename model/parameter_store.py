@@ -55,7 +55,7 @@ class _Block:
             return tf.cast(values, wire_dtype) if self.trainable else values
 
     def apply(self, config, update, rate, ema_decay):
-        """Applies a gradient (or a batch's statistics) that came over the wire."""
+        """Applies a gradient (or a batch's statistics) that came over the wire; the last op."""
         with tf.device(self.device):
             if self.trainable:
                 gradient = tf.cast(update, tf.float32)
@@ -71,7 +71,7 @@ class _Block:
                 difference = self.values.read_value() - update
                 self.values.assign_sub((1.0 - keep) * difference, read_value=False)
             difference = self.ema.read_value() - self.values.read_value()
-            self.ema.assign_sub((1.0 - ema_decay) * difference, read_value=False)
+            return self.ema.assign_sub((1.0 - ema_decay) * difference, read_value=False)
 
 
 @dataclasses.dataclass
@@ -95,6 +95,16 @@ class Progress(NamedTuple):
     staleness_sum: float  # of the same: updates by others between an update's pull and its push
 
 
+class Work(NamedTuple):
+    """What a worker did, and the seconds that it spent on it."""
+
+    steps: float
+    images: float
+    pull: float  # from the images' arrival until the parameters are here
+    compute: float
+    push: float  # until the parameters are updated
+
+
 class ParameterStore:
     """Parameters, optimizer slots, Polyak averages and counters of one training run.
 
@@ -103,9 +113,10 @@ class ParameterStore:
         network: a built Keras model: gives the layout and the initial values.
         ps_devices: TensorFlow device names that share the store. None keeps it in this process,
             where there is no wire and a cast to its types would only lose digits.
+        num_workers: workers that take steps, for the record of each one's time.
     """
 
-    def __init__(self, config, network, ps_devices=None):
+    def __init__(self, config, network, ps_devices=None, num_workers=1):
         self.layout = Layout.of(network)
         self._config = config
         self._pull_dtype = tf.as_dtype(config.train.pull_dtype if ps_devices else "float32")
@@ -120,6 +131,7 @@ class ParameterStore:
         self._blocks = [_Block(placement, slots) for placement in place(self.layout, devices)]
         with tf.device(devices[0]):
             self._counters = tf.Variable(tf.zeros([4], tf.float64))
+            self._work = tf.Variable(tf.zeros([num_workers, len(Work._fields)], tf.float64))
         initial = {v.path: np.asarray(v) for v in network.weights}
         self.restore({"parameters": initial, "ema": initial, "step": 0, "samples": 0})
 
@@ -162,7 +174,10 @@ class ParameterStore:
             statistics: the new statistics, in the order of pulled.statistics.
             batch_size: integer scalar, images in the step.
             loss: float32 scalar, for the progress line.
+
+        Returns the operations after which the step is applied.
         """
+        applied = []
         updates = dict(zip(self._trainable_order, gradients, strict=True))
         keep = self._config.network.batch_norm_momentum
         for path, new, old in zip(
@@ -181,11 +196,22 @@ class ParameterStore:
             for block, piece in zip(blocks, tf.split(flat, [b.size for b in blocks]), strict=True):
                 if block.trainable:
                     piece = tf.cast(piece, self._push_dtype)
-                block.apply(self._config, piece, rate, ema_decay)
+                applied.append(block.apply(self._config, piece, rate, ema_decay))
 
         counts = [tf.cast(value, tf.float64) for value in (1, batch_size, loss, pulled.step)]
         with tf.device(self._counters.device):
-            self._counters.assign_add(tf.stack(counts), read_value=False)
+            applied.append(self._counters.assign_add(tf.stack(counts), read_value=False))
+        return applied
+
+    def record(self, work):
+        """Adds a step's `Work` to that of the worker that takes it: to be looked at, no more."""
+        worker = tf.constant(0)
+        if self._work.shape[0] > 1:
+            worker = tf.distribute.coordinator.experimental_get_current_worker_index()
+        row = tf.stack([tf.cast(value, tf.float64) for value in work])
+        update = tf.IndexedSlices(row[tf.newaxis], tf.reshape(worker, [1]))
+        with tf.device(self._work.device):
+            return self._work.scatter_add(update)
 
     def _ramped_ema_decay(self, step):
         """min(decay, (1 + n) / (10 + n)): young averages forget the random start quickly."""
@@ -198,6 +224,19 @@ class ParameterStore:
         """A `Progress`: what has been counted so far."""
         step, samples, loss_sum, pulled_step_sum = self._counters.numpy()
         return Progress(int(step), int(samples), loss_sum, _sum_below(step) - pulled_step_sum)
+
+    def work(self):
+        """[Work]: what each worker has done since the store was made."""
+        return [Work(*row) for row in self._work.numpy().tolist()]
+
+    def step_bytes(self):
+        """{device: bytes that a step moves to and from it}."""
+        moved = dict.fromkeys([block.device for block in self._blocks], 0)
+        for block in self._blocks:
+            wires = (self._pull_dtype, self._push_dtype)
+            size = sum(wire.size for wire in wires) if block.trainable else 2 * 4
+            moved[block.device] += block.size * size
+        return moved
 
     def export(self):
         """Everything that a checkpoint holds, as numpy arrays by name.

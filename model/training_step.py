@@ -5,6 +5,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from model import losses
+from model.parameter_store import Work
 
 # What every error begins with that says that a step was not applied.
 NOT_FINITE = "NaN or infinity in"
@@ -27,18 +28,41 @@ def training_step(config, network, store, images, targets, group=None):
         targets: {name: [batch, ...]}, what the loss needs; see losses.features.
         group: the sync_trainer.Group that takes the step together, each process on other images.
 
+    Returns a tensor that is there when the step is applied.
+
     Raises:
         InvalidArgumentError: the loss, a gradient or a batch statistic is NaN or infinite, see
             `checked`. Nothing has been pushed then.
     """
     batch_size = tf.shape(images, tf.int64)[0]
-    pulled = store.pull(first_image=group.rank * batch_size if group else 0)
+    begun = _time_after([images])
+    with tf.control_dependencies([begun]):
+        pulled = store.pull(first_image=group.rank * batch_size if group else 0)
+    has_pulled = _time_after([*pulled.trainable, *pulled.statistics])
     computed = compute(config, network, pulled, images, targets)
     if group:
         computed = group.mean(computed)
         batch_size *= group.size
     loss, gradients, statistics = checked(config, network, computed)
-    store.push(pulled, gradients, statistics, batch_size, loss)
+    has_computed = _time_after([loss])
+    applied = store.push(pulled, gradients, statistics, batch_size, loss)
+    has_pushed = _time_after(applied)
+    store.record(
+        Work(
+            steps=1,
+            images=batch_size,
+            pull=has_pulled - begun,
+            compute=has_computed - has_pulled,
+            push=has_pushed - has_computed,
+        )
+    )
+    return has_pushed
+
+
+def _time_after(dependencies):
+    """Seconds on this machine's clock, once the dependencies are there."""
+    with tf.control_dependencies(dependencies):
+        return tf.timestamp()
 
 
 def compute(config, network, pulled, images, targets):

@@ -13,7 +13,7 @@ PARTS = ("pipeline", "model", "eval", "beam_runner", "benchmarks", "tests")
 # What a part may import of the others.
 ALLOWED = {
     "pipeline": set(),
-    "model": {"pipeline.schema", "pipeline.labels", "pipeline.metadata"},
+    "model": {"pipeline.schema", "pipeline.labels", "pipeline.metadata", "pipeline.tfrecord"},
     "eval": {
         "model",
         "pipeline.schema",
