@@ -6,30 +6,21 @@ tensorboard --logdir=RUN        shows eval/SPLIT/map_at_100 and the others
 from pathlib import Path
 from typing import Any
 
+from model.event_files import EventFiles
+
 
 class EventLog:
     """Writes event files into `folder`, one a process."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
-        self._writer: Any = None  # made with the first report, as TensorFlow takes seconds to start
+        self._files = EventFiles(folder)
 
     def add(self, report: dict[str, Any]) -> None:
         """Writes the metrics of a report that have a value; what is written is on disk."""
-        import tensorflow as tf
-        from tensorflow.core.framework import summary_pb2
-
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self._folder))
-        # What tf.summary.scalar writes, which is there only where TensorBoard is installed.
-        metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
-        metadata.data_class = summary_pb2.DATA_CLASS_SCALAR
-        with self._writer.as_default(step=report["step"]):
-            for name, value in _values(report).items():
-                tf.summary.write(
-                    f"eval/{report['split']}/{name}", tf.constant(value), metadata=metadata
-                )
-        self._writer.flush()
+        values = _values(report).items()
+        self._files.add(
+            report["step"], {f"eval/{report['split']}/{name}": value for name, value in values}
+        )
 
 
 def _values(report: dict[str, Any]) -> dict[str, float]:

@@ -150,7 +150,7 @@ def train(config, store, executor, run_dir, vocabulary, seconds_before=0.0):
     with errors_in_words(), Watchdog(stall_timeout, give_up) as watchdog:
         progress = store.progress()
         first_step = progress.step
-        telemetry = Telemetry(config, run_dir, progress, rate, seconds_before)
+        telemetry = Telemetry(config, run_dir, store, rate, seconds_before)
         last_checkpoint = last_step_at = time.monotonic()
         while progress.samples < config.train.samples:
             step = progress.step

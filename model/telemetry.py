@@ -1,9 +1,23 @@
-"""What people and programs see of a run while it trains: a progress line and RUN/metrics.jsonl."""
+"""What people and programs see of a run while it trains.
+
+One line each `train.log_every` seconds on the terminal; the same and more in RUN/metrics.jsonl and,
+for TensorBoard, in RUN/tensorboard: what is below is a name in both.
+
+    train/loss, train/learning_rate, train/images_per_second
+    train/staleness                     updates by others between a step's pull and its push
+    train/workers_alive                 on a cluster: workers that take connections
+    input/damaged_records               left out so far
+    worker/0/images_per_second          and of each step of this worker, on average:
+    worker/0/pull_seconds, worker/0/compute_seconds, worker/0/push_seconds
+    ps/0/megabytes_per_second           parameters and gradients, both ways
+"""
 
 import json
 import sys
 import time
 from pathlib import Path
+
+from model.event_files import EventFiles
 
 
 def report(message):
@@ -16,26 +30,31 @@ class Telemetry:
 
     Args:
         config: a Config.
-        run_dir: folder that gets metrics.jsonl.
-        progress: ParameterStore.progress() at the start.
+        run_dir: folder that gets metrics.jsonl and tensorboard/.
+        store: the ParameterStore.
         learning_rate: function of (step, samples) giving the rate.
         seconds_before: seconds of training that earlier processes spent on this run.
+        workers_alive: function that gives (workers alive, workers in all); None in one process.
     """
 
-    def __init__(self, config, run_dir, progress, learning_rate, seconds_before):
+    def __init__(self, config, run_dir, store, learning_rate, seconds_before, workers_alive=None):
         self._config = config
         self._path = Path(run_dir) / "metrics.jsonl"
+        self._events = EventFiles(Path(run_dir) / "tensorboard")
+        self._store = store
         self._learning_rate = learning_rate
+        self._workers_alive = workers_alive
         self._started = self._last_time = time.monotonic()
         self._seconds_before = seconds_before
-        self._first = self._last = progress
+        self._first = self._last = store.progress()
+        self._last_work = store.work()
 
     @property
     def seconds(self):
         """Seconds of training in all processes that led here."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def update(self, progress, final=False):
+    def update(self, progress, damaged_records=0, final=False):
         """Logs if it is time to, or if this is the `final` call."""
         now, last = time.monotonic(), self._last
         interval = now - self._last_time
@@ -43,29 +62,58 @@ class Telemetry:
         if steps <= 0 or not (final or interval >= self._config.train.log_every):
             return
         metrics = {
-            "step": progress.step,
-            "samples": progress.samples,
-            "seconds": round(self.seconds, 2),
             "train/loss": (progress.loss_sum - last.loss_sum) / steps,
             "train/learning_rate": self._learning_rate(progress.step, progress.samples),
             "train/images_per_second": (progress.samples - last.samples) / interval,
             "train/staleness": (progress.staleness_sum - last.staleness_sum) / steps,
+            "input/damaged_records": damaged_records,
+            **self._metrics_of_roles(interval, steps),
         }
         self._last, self._last_time = progress, now
+        counters = {
+            "step": progress.step,
+            "samples": progress.samples,
+            "seconds": round(self.seconds, 2),
+        }
         with open(self._path, "a") as file:
-            file.write(json.dumps(metrics) + "\n")
-        report(self._line(metrics))
+            file.write(json.dumps({**counters, **metrics}) + "\n")
+        self._events.add(progress.step, metrics)
+        report(self._line({**counters, **metrics}))
+
+    def _metrics_of_roles(self, interval, steps):
+        metrics = {}
+        if self._workers_alive is not None:
+            metrics["train/workers_alive"], self._num_workers = self._workers_alive()
+        work = self._store.work()
+        for worker, (now, before) in enumerate(zip(work, self._last_work, strict=True)):
+            name, taken = f"worker/{worker}", now.steps - before.steps
+            metrics[f"{name}/images_per_second"] = (now.images - before.images) / interval
+            if taken:
+                for phase in ("pull", "compute", "push"):
+                    spent = getattr(now, phase) - getattr(before, phase)
+                    metrics[f"{name}/{phase}_seconds"] = spent / taken
+        self._last_work = work
+        if self._workers_alive is not None:
+            for ps, moved in enumerate(self._store.step_bytes().values()):
+                metrics[f"ps/{ps}/megabytes_per_second"] = moved * steps / interval / 1e6
+        return metrics
 
     def _line(self, metrics):
         total = self._config.train.samples
         here = self.seconds - self._seconds_before
         speed = (metrics["samples"] - self._first.samples) / max(here, 1e-9)
         left = max(0, total - metrics["samples"]) / max(speed, 1e-9)
+        alive = ""
+        if "train/workers_alive" in metrics:
+            alive = f"  workers {metrics['train/workers_alive']} of {self._num_workers}"
+        damaged = metrics["input/damaged_records"]
         return (
             f"step {metrics['step']:>7,}  {metrics['samples']:>9,} of {total:,} images"
             f"  {metrics['train/images_per_second']:6.1f} images/s"
             f"  loss {metrics['train/loss']:8.4f}  rate {metrics['train/learning_rate']:.2e}"
-            f"  staleness {metrics['train/staleness']:.1f}  left {_clock(left)}"
+            f"  staleness {metrics['train/staleness']:.1f}{alive}"
+            + (f"  damaged records {damaged}" if damaged else "")
+            + f"  left {_clock(left)}"
         )
 
 

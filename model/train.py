@@ -220,7 +220,9 @@ def _build(config, here, vocabulary, split, state):
         softmax=config.loss.name == "softmax_cross_entropy",
     )
     network = zoo.build(config, len(vocabulary), bias=bias, dtype=config.train.compute_dtype)
-    store = ParameterStore(config, network, here and here.ps_devices)
+    ps_devices = here and here.ps_devices
+    num_workers = here.num_workers if ps_devices else 1
+    store = ParameterStore(config, network, ps_devices, num_workers)
     report(f"{config.network.name}: {network.count_params():,} parameters")
     for line in store.describe():
         report("  " + line)

@@ -1,0 +1,78 @@
+"""A sign of life from each process of a run: RUN/tasks/worker-0.json, written anew every second.
+
+Who reads them (model.status) needs the folder alone. The last sign that a process gives is how
+it ended; one that was killed gives none, and its successor notes that.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+PERIOD = 1.0  # seconds
+
+
+class Heartbeat:
+    """Signs of life of the task ("worker 0") of this process, within a `with` block.
+
+    A folder that cannot be written is no reason to stop: then there are no signs.
+    """
+
+    def __init__(self, run_dir, task):
+        self._path = Path(run_dir) / "tasks" / f"{task.replace(' ', '-')}.json"
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._sign = {
+            "task": task,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": time.time(),
+        }
+
+    def __enter__(self):
+        before = read(self._path)
+        if before and before["pid"] != os.getpid():
+            self._sign["before"] = {
+                "seen": before["seen"],
+                "exit_code": before.get("exit_code"),
+                "message": before.get("message", "killed, or its host was lost"),
+            }
+        self._write()
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self._ended.set()
+
+    def end(self, exit_code, message):
+        """The last sign: how the process ends, and why."""
+        self._ended.set()
+        self._sign |= {"exit_code": exit_code, "message": message}
+        self._write()
+
+    def _beat(self):
+        while not self._ended.wait(PERIOD):
+            self._write()
+
+    def _write(self):
+        with self._lock:
+            if self._ended.is_set() and "exit_code" not in self._sign:
+                return
+            temporary = self._path.with_name(f"{self._path.name}.tmp-{os.getpid()}")
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_text(json.dumps({**self._sign, "seen": time.time()}) + "\n")
+                os.replace(temporary, self._path)
+            except OSError:
+                return
+
+
+def read(path):
+    """A process's newest sign of life; None where there is none."""
+    try:
+        sign = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+    return sign if isinstance(sign, dict) and "seen" in sign else None
