@@ -1,4 +1,4 @@
-"""A cluster that this machine does not have: steps/s, staleness, and where more workers stop to pay.
+"""A cluster that this machine does not have: steps/s, staleness, and where more workers do not pay.
 
     python -m benchmarks.cluster_simulation
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from model import checkpoint, optimizers
 from model.cluster import EXIT_TRY_AGAIN, ClusterError
-from model.input import SINGLE_LABEL_RULE, training_dataset
+from model.input import SINGLE_LABEL_RULE, forget_seed, training_dataset
 from model.run_folder import TrainingError
 from model.telemetry import Telemetry, report
 from model.training_step import NOT_FINITE, training_step
@@ -99,7 +99,7 @@ def make_executor(config, network, store, split, cluster=None, coordinator=None,
     def unrolled(iterator):
         # 60, 177 and 242 trivial steps/s at 1, 8 and 32 steps a closure, where a loop inside the
         # graph is slower.
-        applied = []
+        applied: list = []
         for _ in range(config.train.steps_per_closure):
             with tf.control_dependencies(applied):  # so that the next step's time begins after it
                 images, targets = next(iterator)
@@ -115,6 +115,7 @@ def make_executor(config, network, store, split, cluster=None, coordinator=None,
     def dataset_fn():
         return training_dataset(config, split.shard_paths)
 
+    forget_seed()
     if coordinator is None:
         return InProcess(take_steps, dataset_fn)
     return OnCluster(cluster, coordinator, take_steps, dataset_fn, config.train.steps_per_closure)

@@ -23,12 +23,21 @@ _PADDING: dict[str, np.generic] = {
 }
 
 
+def forget_seed():
+    """Makes the datasets that are traced from here on draw from the operating system's entropy.
+
+    What `keras.utils.set_random_seed` does to the initial parameters reaches datasets, too: all
+    workers would read the same images in the same order, and each again after a restart.
+    """
+    tf.random.set_seed(None)
+
+
 def training_dataset(config, shard_paths):
     """An endless dataset of (images, targets).
 
     images: float32 [batch, size, size, 3] in [-1, 1]; targets: {name: [batch, longest list]}, the
     features that the loss needs (losses.features) and no other. Every process that iterates it
-    draws an order of its own, and another one each time that it starts: see _own_seed.
+    draws an order of its own, and another one each time that it starts: see forget_seed.
 
     Iterating raises InvalidArgumentError with SINGLE_LABEL_RULE and the image's id where the loss
     wants one label and an image has another number of them; DataLossError with the byte of the
@@ -38,7 +47,7 @@ def training_dataset(config, shard_paths):
     features = losses.features(config.loss)
     shards = tf.data.Dataset.from_tensor_slices(list(shard_paths))
     dataset = (
-        shards.shuffle(len(shard_paths), seed=_own_seed())
+        shards.shuffle(len(shard_paths))
         .repeat()
         .interleave(
             tf.data.TFRecordDataset,
@@ -46,7 +55,7 @@ def training_dataset(config, shard_paths):
             num_parallel_calls=min(len(shard_paths), 2),
             deterministic=False,
         )
-        .shuffle(settings.shuffle_buffer, seed=_own_seed())
+        .shuffle(settings.shuffle_buffer)
         .map(
             lambda record: _training_example(config, features, record),
             num_parallel_calls=_decode_threads(settings),
@@ -87,20 +96,6 @@ def evaluation_dataset(settings, shard_paths, batch_size):
         .prefetch(2)
     )
     return dataset.with_options(_options(settings))
-
-
-def _own_seed():
-    """A seed that is drawn where the dataset is iterated, each time that it is.
-
-    What `keras.utils.set_random_seed` does to the initial parameters would also reach the datasets:
-    all workers would read the same images in the same order, and each again after a restart.
-    """
-    # Seeds of 0 make this operation, and it alone, draw from the operating system's entropy.
-    return tf.raw_ops.RandomUniformInt(
-        shape=tf.constant([], tf.int32),
-        minval=tf.constant(1, tf.int64),
-        maxval=tf.constant(2**62, tf.int64),
-    )
 
 
 def _training_example(config, features, record):

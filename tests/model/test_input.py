@@ -65,8 +65,10 @@ def test_every_process_draws_another_order_whatever_the_seed_of_the_parameters(c
 
     def first_labels():
         keras.utils.set_random_seed(0)  # as at the start of each process
-        _, targets = next(iter(input_module.training_dataset(config, paths)))
-        return targets["labels"].numpy().tolist()
+        input_module.forget_seed()
+        # Traced, as for a cluster's workers: a function takes the seed at hand into its graph.
+        make = tf.function(lambda: input_module.training_dataset(config, paths).take(1))
+        return [targets["labels"].numpy().tolist() for _, targets in make()]
 
     assert first_labels() != first_labels()
 
