@@ -41,6 +41,8 @@ TEST = [
     "psutil>=5.9",  # finds the processes that a test has to kill
     "selenium>=4.30",  # drives the browser that the evaluator's page is tested in
     "scikit-learn>=1.9",  # the independent average precision that ours must equal
+    "pytrec_eval-terrier>=0.5.11",  # trec_eval, which D3 must equal; this one comes as a wheel
+    "hypothesis>=6.170",  # draws the scores and labels that a property must hold for
     "ruff==0.17.6",
     "mypy==2.4.1",
 ]

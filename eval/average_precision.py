@@ -32,6 +32,8 @@ from eval.ranking import (
     ImageRanking,
     Ranked,
     TopImages,
+    Truth,
+    floors_of_best,
     retrieve,
     truth_of,
 )
@@ -134,13 +136,21 @@ class Accumulator:
             NotANumberError: a score is NaN. None of these images is added.
             ValueError: a shape, type or class id does not fit.
         """
-        self._check(scores, labels)
+        if scores.dtype != np.float32 or scores.shape != (len(labels), self.num_classes):
+            raise ValueError(
+                f"Scores must be float32 [{len(labels)} images, {self.num_classes} classes]. "
+                f"Received: {scores.dtype} of shape {list(scores.shape)}."
+            )
         rows = max(1, _BLOCK_SCORES // self.num_classes)
-        blocks = [
-            self._update_block(scores[start : start + rows], labels[start : start + rows])
-            for start in range(0, len(scores), rows)
+        blocks = [slice(start, start + rows) for start in range(0, len(scores), rows)]
+        floors = [floors_of_best(scores[block], self.k) for block in blocks]
+        self._check_numbers(scores, np.concatenate([np.empty(0, np.float32), *floors]))
+        truths = [truth_of(labels[block], self.num_classes) for block in blocks]
+        image_ap = [
+            self._update_block(scores[block], truth, floor)
+            for block, truth, floor in zip(blocks, truths, floors, strict=True)
         ]
-        return np.concatenate(blocks) if blocks else np.empty(0)
+        return np.concatenate([np.empty(0), *image_ap])
 
     def merge(self, other: Accumulator) -> None:
         """Adds a partial state over other images, as if its images had been seen here."""
@@ -216,21 +226,17 @@ class Accumulator:
             "top_predictions": self._top_predictions,
         }
 
-    def _check(self, scores: np.ndarray, labels: Sequence[np.ndarray]) -> None:
-        if scores.dtype != np.float32 or scores.shape != (len(labels), self.num_classes):
-            raise ValueError(
-                f"Scores must be float32 [{len(labels)} images, {self.num_classes} classes]. "
-                f"Received: {scores.dtype} of shape {list(scores.shape)}."
-            )
-        if scores.size and np.isnan(scores.min()):
-            image, class_id = np.argwhere(np.isnan(scores))[0]
-            raise NotANumberError(self.next_image + int(image), int(class_id))
+    def _check_numbers(self, scores: np.ndarray, floors: np.ndarray) -> None:
+        broken = np.flatnonzero(np.isnan(floors))
+        if len(broken):
+            image = int(broken[0])
+            class_id = int(np.flatnonzero(np.isnan(scores[image]))[0])
+            raise NotANumberError(self.next_image + image, class_id)
 
-    def _update_block(self, scores: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
-        truth = truth_of(labels, self.num_classes)
+    def _update_block(self, scores: np.ndarray, truth: Truth, floors: np.ndarray) -> np.ndarray:
         self._label_images.append((self.next_image + truth.rows).astype(np.uint32))
         self._label_classes.append(truth.classes)
-        retrieved = retrieve(scores, truth, self.k)
+        retrieved = retrieve(scores, truth, self.k, floors)
         self._class_ranking.add(retrieved, self.next_image)
         self._top_images.add(scores, truth, self.next_image)
         self.next_image += len(scores)

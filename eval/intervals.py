@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from eval.average_precision import LabelPairs
-from eval.ranking import Ranked, counts_at_hits, tie_borders
+from eval.ranking import Ranked
 
 Z = 1.959963984540054  # of a two-sided interval of 95% under a normal distribution
 
@@ -85,11 +85,11 @@ def _pull_on_precisions(ranked: Ranked, pairs_of_class: np.ndarray) -> np.ndarra
     A pair of label y counts in those of all hits that score no higher: each moves by (y - T/R)/R.
     A hit brings its own precision besides.
     """
-    groups, num_hits, num_ranked = counts_at_hits(ranked.keys, ranked.hits)
+    groups, num_hits, num_ranked = ranked.counts
     precisions = num_hits / num_ranked
     # Of every pair the hits that score no higher: from its equals' first to the last of its class.
     hits_before = np.cumsum(ranked.hits) - ranked.hits
-    first = hits_before[tie_borders(ranked.keys)[0]]
+    first = hits_before[ranked.ties[0]]
     last = np.searchsorted(groups, np.arange(len(pairs_of_class)), side="right")
 
     def sums_below(values: np.ndarray) -> np.ndarray:

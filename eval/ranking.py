@@ -7,6 +7,7 @@ changes nothing. The definitions stand in `average_precision.py`, which is what 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ def truth_of(labels: Sequence[np.ndarray], num_classes: int) -> Truth:
         raise ValueError(
             f"Class ids must be in 0..{num_classes - 1}. Received: {classes[outside][0]}."
         )
-    places = np.unique(rows * num_classes + classes)
+    places = rows * num_classes + classes
+    if not (np.diff(places) > 0).all():
+        places = np.unique(places)
     return Truth(*np.divmod(places, num_classes), places, len(labels))
 
 
@@ -58,15 +61,20 @@ class Retrieved:
         )
 
 
-def retrieve(scores: np.ndarray, truth: Truth, k: int) -> Retrieved:
+def retrieve(
+    scores: np.ndarray, truth: Truth, k: int, floors: np.ndarray | None = None
+) -> Retrieved:
     """Each image's k highest scores; at the edge the lower class id wins.
 
     Args:
         scores: float32 [images, classes], without NaN. Minus infinity is never retrieved.
         truth: of these images.
+        floors: of these images, where `floors_of_best` gave them already.
     """
+    if floors is None:
+        floors = floors_of_best(scores, k)
     num_images, num_classes = scores.shape
-    flat = np.flatnonzero(scores >= _floor_of_best(scores, k)[:, None])
+    flat = np.flatnonzero(scores >= floors[:, None])
     rows = flat // num_classes
     kept = scores.reshape(-1)[flat]
     counts = np.bincount(rows, minlength=num_images)
@@ -83,8 +91,10 @@ def retrieve(scores: np.ndarray, truth: Truth, k: int) -> Retrieved:
     )
 
 
-def _floor_of_best(scores: np.ndarray, k: int) -> np.ndarray:
+def floors_of_best(scores: np.ndarray, k: int) -> np.ndarray:
     """A score that at least k of each image's reach, and few more; the lowest where k do not.
+
+    NaN for an image with a score that is NaN.
 
     Classes are folded into groups, and the k-th highest of the groups' maxima is taken: as many
     scores, one of each group, are no lower. One pass and a small partition, where a partition of
@@ -97,10 +107,12 @@ def _floor_of_best(scores: np.ndarray, k: int) -> np.ndarray:
         groups = num_classes // folds
         folded = scores[:, : folds * groups].reshape(num_images, folds, groups).max(axis=1)
         best = np.concatenate([folded, scores[:, folds * groups :]], axis=1)
-    if best.shape[1] <= k:
-        return np.full(num_images, _LOWEST)
-    floor = np.partition(best, best.shape[1] - k, axis=1)[:, best.shape[1] - k]
-    return np.maximum(floor, _LOWEST)
+    floors = np.full(num_images, _LOWEST)
+    if best.shape[1] > k:
+        kth = best.shape[1] - k
+        floors = np.maximum(np.partition(best, kth, axis=1)[:, kth], _LOWEST)
+    floors[np.isnan(best.max(axis=1, initial=-np.inf))] = np.nan  # a maximum with NaN is NaN
+    return floors
 
 
 def _kth_of_rows(values: np.ndarray, rows: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
@@ -119,9 +131,15 @@ class Ranked:
     hits: np.ndarray  # bool
     images: np.ndarray  # uint32, the image's number; of equal keys and hits in any order
 
-    @property
-    def classes(self) -> np.ndarray:
-        return (self.keys >> 32).astype(np.int64)
+    @functools.cached_property
+    def ties(self) -> tuple[np.ndarray, np.ndarray]:
+        """See tie_borders."""
+        return tie_borders(self.keys)
+
+    @functools.cached_property
+    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See counts_at_hits."""
+        return counts_at_hits(self.keys, self.hits, self.ties[1])
 
     @property
     def scores(self) -> np.ndarray:
@@ -141,7 +159,7 @@ class ClassRanking:
         self._num_classes = num_classes
         self._packed: list[np.ndarray] = [np.empty(0, np.uint64)]
         self._images: list[np.ndarray] = [np.empty(0, np.uint32)]
-        self._is_sorted = True
+        self._ranked: Ranked | None = None
 
     def add(self, retrieved: Retrieved, first_image: int = 0) -> None:
         packed = retrieved.classes.astype(np.uint64) << 33
@@ -149,38 +167,49 @@ class ClassRanking:
         packed |= retrieved.hits
         self._packed.append(packed)
         self._images.append((first_image + retrieved.rows).astype(np.uint32))
-        self._is_sorted = False
+        self._ranked = None
 
     def merge(self, other: ClassRanking) -> None:
         self._packed += other._packed
         self._images += other._images
-        self._is_sorted = False
+        self._ranked = None
 
     def result(self, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (average precision, recall) per class, NaN for a class without positives."""
-        packed = np.concatenate(self._packed)
-        if not self._is_sorted:
+        if self._ranked is not None:
+            classes, hits_above, pairs_above = self._ranked.counts
+            precisions = hits_above / pairs_above
+        else:
+            packed = np.concatenate(self._packed)
             packed.sort()
-        classes, precisions = precision_at_hits(packed >> 1, (packed & 1).astype(bool))
+            classes, precisions = precision_at_hits(packed >> 1, (packed & 1).astype(bool))
         num_hits = np.bincount(classes, minlength=self._num_classes)
         total = np.bincount(classes, precisions, minlength=self._num_classes)
         return divide(total, positives), divide(num_hits, positives)
 
     def ranked(self) -> Ranked:
         """All pairs with their images, in order; sorts once, also for a `result` that follows."""
-        packed, images = np.concatenate(self._packed), np.concatenate(self._images)
-        if not self._is_sorted:
+        if self._ranked is None:
+            packed, images = self._sorted(
+                np.concatenate(self._packed), np.concatenate(self._images)
+            )
+            self._ranked = Ranked(packed >> 1, (packed & 1).astype(bool), images)
+        return self._ranked
+
+    def _sorted(self, packed: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        image_bits = int(images.max(initial=0)).bit_length()
+        if 33 + self._num_classes.bit_length() + image_bits > 64:
             order = np.argsort(packed)
-            packed, images = packed[order], images[order]
-            self._packed, self._images, self._is_sorted = [packed], [images], True
-        return Ranked(packed >> 1, (packed & 1).astype(bool), images)
+            return packed[order], images[order]
+        both = np.sort(packed << image_bits | images)  # in half the time, where both fit
+        return both >> image_bits, (both & ((1 << image_bits) - 1)).astype(np.uint32)
 
     def state(self) -> dict[str, np.ndarray]:
         return {"packed": np.concatenate(self._packed), "images": np.concatenate(self._images)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         self._packed, self._images = [state["packed"]], [state["images"]]
-        self._is_sorted = False
+        self._ranked = None
 
 
 class TopImages:
@@ -304,18 +333,20 @@ def precision_at_hits(keys: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, n
         keys: uint64, ascending: the group (high 32 bits), then the descending score (low 32 bits).
         hits: bool, beside the keys.
     """
-    groups, num_hits, num_ranked = counts_at_hits(keys, hits)
+    groups, num_hits, num_ranked = counts_at_hits(keys, hits, tie_borders(keys)[1])
     return groups, num_hits / num_ranked
 
 
-def counts_at_hits(keys: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def counts_at_hits(
+    keys: np.ndarray, hits: np.ndarray, tie_ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns of every hit its group, and how many hits and pairs of it score at least as high."""
     where = np.flatnonzero(hits)
     groups = (keys[where] >> 32).astype(np.int64)
     firsts = np.flatnonzero(np.diff(groups, prepend=-1))  # of the hits, the first of each group
     starts = np.searchsorted(keys, groups[firsts].astype(np.uint64) << 32)
     hits_of_group = np.diff(firsts, append=len(groups))
-    ends = tie_borders(keys)[1][where]  # equal scores share one threshold
+    ends = tie_ends[where]  # equal scores share one threshold
     num_hits = np.cumsum(hits)[ends - 1] - np.repeat(firsts, hits_of_group)
     return groups, num_hits, ends - np.repeat(starts, hits_of_group)
 
