@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, FuncFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
 from eval.frequency import Group
 from pipeline.figures import BLUE, ORANGE, style, to_svg
@@ -171,6 +171,8 @@ def calibration(bins: Sequence[dict[str, Any]]) -> str:
             linewidth=0,
         )
         bottom.set_yscale("log")
+        bottom.yaxis.set_major_formatter(EngFormatter(sep=""))
+        bottom.yaxis.set_minor_locator(NullLocator())
         bottom.set_ylabel("predictions")
         bottom.set_xlim(0, 1)
         bottom.set_xlabel("probability said")

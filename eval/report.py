@@ -120,7 +120,7 @@ def render(results: Results, surroundings: Surroundings) -> str:
         other=other,
         difference=_difference(results, surroundings.compared),
         weighted=report["class_weights"] is not None,
-        value=table.value,
+        fasteval=table.FASTEVAL if report["split"].startswith("fasteval") else None,
         metric_tables=_metric_tables(report["metrics"]),
         scale=_scale(report, other),
         groups=groups,
@@ -149,6 +149,7 @@ def _metric_tables(values: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     Each as `rows` with a weighted and an unweighted value, or one that knows no weights; and
     `ranks` and `by_rank`, those that there are for several numbers of predictions.
     """
+    titles = metrics.TITLES | metrics.IMAGE_TITLES
     tables = []
     for prefix in ("", metrics.VERIFIED):
         found: dict[str, Any] = {"is_verified": bool(prefix), "rows": [], "by_rank": {}}
@@ -161,9 +162,8 @@ def _metric_tables(values: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             if kind in _BY_RANK:
                 found["by_rank"].setdefault(kind, {})[int(rank)] = metric
             else:
-                title = metrics.TITLES.get(name, name.replace("_at_", "@").replace("_", " "))
                 unweighted = values.get(f"{prefix}{name}_unweighted")
-                found["rows"].append((title.strip(), metric, unweighted))
+                found["rows"].append((titles[name].strip(), metric, unweighted))
         if found["rows"]:
             tables.append(found)
     return tables

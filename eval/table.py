@@ -5,7 +5,7 @@ from typing import Any
 from eval import metrics
 
 _PARAMETERS = {"ema": "Polyak averages", "raw": "raw parameters"}
-_FASTEVAL = "FastEval14k of the paper: 14,000 images, about 6,000 classes, 36.5 labels an image"
+FASTEVAL = "FastEval14k of the paper: 14,000 images, about 6,000 classes, 36.5 labels an image"
 _WIDTH = 32
 
 
@@ -25,7 +25,7 @@ def render(report: dict[str, Any]) -> str:
     )
     lines = [scores, data]
     if report["split"].startswith("fasteval"):
-        lines.append(_FASTEVAL)
+        lines.append(FASTEVAL)
     if report["class_weights"]:
         lines += [f"class weights: {report['class_weights']}", ""]
         columns = {"weighted": "", "unweighted": "_unweighted"}
