@@ -18,9 +18,9 @@ from eval.evaluation_set import EvaluationError
 from eval.evaluator import RunEvaluator
 from eval.report import Surroundings, write_page
 from eval.results import Results
-from eval.tensorboard import EventLog
 from model import checkpoint, run_folder
 from model.checkpoint import Checkpoint, CheckpointError
+from model.event_files import EventFiles
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -42,7 +42,7 @@ def watch(
     if finished:
         _say(f"{results.folder}: {len(finished)} checkpoints are evaluated already")
         write_page(results, surroundings)  # it may have been killed before it came to that
-    events = EventLog(results.folder / "tensorboard")
+    events = EventFiles(results.folder / "tensorboard")
     deadline = time.monotonic() + timeout
     while True:
         # In this order: a checkpoint that is written between the two looks is not missed.
@@ -110,7 +110,7 @@ def _evaluate(
     candidate: Checkpoint,
     results: Results,
     surroundings: Surroundings,
-    events: EventLog,
+    events: EventFiles,
 ) -> None:
     best = BestCheckpoint(results.folder)
     with best.held(candidate):
@@ -128,7 +128,7 @@ def _evaluate(
                 best.keep(candidate)
             except OSError as error:
                 _say(f"step {candidate.step:,} is the best so far and cannot be kept: {error}")
-    events.add(evaluation.report)
+    events.add(candidate.step, _scalars(evaluation.report))
     is_highest = all(line["step"] < candidate.step for line in others)
     results.add(evaluation, show=is_highest)  # last: from here on it is not evaluated again
     write_page(results, surroundings)
@@ -142,6 +142,19 @@ def _is_best(report: dict[str, Any], others: list[dict[str, Any]]) -> bool:
         (line[headline], -line["step"]) < (report["metrics"][headline]["value"], -report["step"])
         for line in others
     )
+
+
+def _scalars(report: dict[str, Any]) -> dict[str, float]:
+    """What TensorBoard gets: every metric that has a value, and the headline's interval."""
+    values = {name: metric["value"] for name, metric in report["metrics"].items()}
+    headline = report["headline"]
+    low, high = report["metrics"][headline].get("interval", (None, None))
+    values |= {f"{headline}_low": low, f"{headline}_high": high}
+    return {
+        f"eval/{report['split']}/{name}": value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _say(message: str) -> None:
