@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import table
-from eval.bulk_inference import EXIT_TRY_AGAIN, BulkInference, EngineError
-from eval.evaluate import EXIT_USAGE, USER_ERRORS, evaluate_once
+from eval.evaluate import EXIT_TRY_AGAIN, EXIT_USAGE, USER_ERRORS, evaluate_once
 from eval.evaluation_set import EvaluationSet
 from eval.evaluator import RunEvaluator
 from eval.report import Surroundings
@@ -30,8 +29,13 @@ EXIT_INTERRUPTED = 130
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options, rest = parse(argv)
+    logging.getLogger().setLevel(logging.ERROR)  # Beam warns of optional packages when imported
+    from eval.bulk_inference import EngineError
+
+    logging.getLogger().setLevel(logging.WARNING)
     try:
-        report, inference, results = run(options, rest)
+        results = Results(options.output)
+        report, predictions_path = run(options, rest, results)
     except EngineError as error:
         return _fail(error, EXIT_TRY_AGAIN)
     except (*USER_ERRORS, OptionsError) as error:
@@ -39,15 +43,16 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", EXIT_INTERRUPTED)
     print(table.render(report))
-    print(f"\n{inference.predictions_path}\n{results.report_path}\n{results.page_path}")
+    print(f"\n{predictions_path}\n{results.report_path}\n{results.page_path}")
     return 0
 
 
 def run(
-    options: argparse.Namespace, flags: list[str]
-) -> tuple[dict[str, Any], BulkInference, Results]:
-    """Scores and evaluates; the report, and where it and the predictions are."""
-    results = Results(options.output)
+    options: argparse.Namespace, flags: list[str], results: Results
+) -> tuple[dict[str, Any], Path]:
+    """Scores and evaluates; the report, and the file of predictions."""
+    from eval.bulk_inference import BulkInference
+
     evaluation_set = EvaluationSet.read(options.data, options.split, options.class_weights)
     surroundings = Surroundings.read(options.workdir, None, None, evaluation_set)
     threads = max(1, (os.cpu_count() or 1) // options.workers) if options.workers > 1 else 0
@@ -62,7 +67,7 @@ def run(
         count=inference.count,
     )
     report = evaluate_once(evaluator, results, surroundings, options.checkpoint)
-    return report, inference, results
+    return report, inference.predictions_path
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -112,5 +117,4 @@ def _fail(error: object, exit_code: int) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger().setLevel(logging.ERROR)  # Beam warns of optional packages when imported
     sys.exit(main())

@@ -21,11 +21,6 @@ class BestCheckpoint:
     def __init__(self, folder: Path):
         self._folder = folder / "best"
 
-    def path(self) -> Path | None:
-        """The checkpoint that is kept, if one is."""
-        kept = sorted(self._folder.glob("step-????????*[0-9]"))
-        return kept[-1] if kept else None
-
     @contextlib.contextmanager
     def held(self, checkpoint: Checkpoint) -> Iterator[None]:
         """Lets `keep` succeed within the block, also where the trainer deletes it meanwhile."""

@@ -27,7 +27,7 @@ from eval.evaluation_set import EvaluationError, EvaluationSet
 from eval.evaluator import Count, Evaluator, RunEvaluator, check_same_classes, count_whole
 from eval.ground_truth import GroundTruthError
 from eval.prediction_scores import PredictionScores, open_predictions
-from eval.processes import Processes, WorkerError
+from eval.processes import SILENCE, Processes, WorkerError
 from eval.report import Surroundings, write_page
 from eval.results import Results
 from eval.saved_model_scores import SavedModelScores
@@ -255,10 +255,10 @@ def _add_scores(group: Any) -> None:
     add(
         "--process_timeout",
         type=float,
-        default=300.0,
+        default=SILENCE,
         metavar="SECONDS",
         help="with --num_processes: one that takes longer for a batch counts as hanging "
-        "(default: 300)",
+        f"(default: {SILENCE:g})",
     )
     add("--ids", metavar="FILE", help="image ids of the rows of an .npy file, a line each")
     add("--classes", metavar="FILE", help="class list of the columns, or of the class ids")

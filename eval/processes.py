@@ -30,7 +30,7 @@ from eval.progress import Progress
 from eval.scores import Scores
 from eval.tally import Tally
 
-SILENCE = 300.0  # seconds; the first batch comes after TensorFlow's start and a compilation
+SILENCE = 300.0  # seconds; the first batch comes after TensorFlow's start
 _PR_SET_PDEATHSIG = 1
 
 

@@ -104,6 +104,7 @@ def test_the_metrics_are_numpy_alone(name):
         "model.launch.__main__",
         "model.predict",
         "eval.evaluate",
+        "eval.beam_job",
         "eval.class_weights",
     ],
 )
