@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 
-from model import cluster, train
+from model import cluster, interruption, quiet, train
 from model import config as config_module
+from model.config import TrainConfig
 from model.launch import local, processes
 
 ROUNDS = 5
@@ -33,7 +34,8 @@ def main(argv=None):
     """Runs the benchmark, or serves in it where TF_CONFIG says so."""
     here = cluster.Cluster.from_environment()
     if here:
-        cluster.serve(here, os.environ["BENCHMARK_DIR"])
+        with interruption.Signals() as signals:
+            cluster.serve(here, os.environ["BENCHMARK_DIR"], TrainConfig(), signals)
         return 0
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.parameter_store",
@@ -46,7 +48,8 @@ def main(argv=None):
         servers = start_servers(options.num_ps, folder)
         try:
             here = cluster.Cluster.from_environment()
-            coordinator = train.connect(here)
+            quiet.start_tensorflow(*here.threads())
+            coordinator = train.connect(here, TrainConfig().start_timeout, lambda doing: None)
             for name, overrides, num_classes, closures in CASES:
                 wire = "float32" if "float32" in name else "bfloat16"
                 wires = [f"train.{way}_dtype={wire}" for way in ("pull", "push")]

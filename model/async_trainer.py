@@ -6,7 +6,6 @@ store, so that they count what was applied, whatever was scheduled, lost or repe
 """
 
 import contextlib
-import os
 import re
 import threading
 import time
@@ -14,42 +13,14 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from model import checkpoint, optimizers
-from model.cluster import EXIT_TRY_AGAIN, ClusterError
+from model import checkpoint, optimizers, run_folder
+from model.cluster import ClusterError
 from model.input import SINGLE_LABEL_RULE, forget_seed, training_dataset
+from model.interruption import Interrupted
 from model.run_folder import TrainingError
 from model.telemetry import Telemetry, report
 from model.training_step import NOT_FINITE, training_step
-
-
-class Watchdog:
-    """Calls a function when it has not been fed for `timeout` seconds, within a `with` block.
-
-    For what blocks inside TensorFlow without a deadline: a read from a ps that is stopped.
-    """
-
-    def __init__(self, timeout, function):
-        self._timeout = timeout
-        self._function = function
-        self._fed = time.monotonic()
-        self._ended = threading.Event()
-
-    def __enter__(self):
-        threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self._ended.set()
-
-    def feed(self):
-        """Says that all is well."""
-        self._fed = time.monotonic()
-
-    def _watch(self):
-        while not self._ended.wait(self._timeout / 10):
-            if time.monotonic() - self._fed > self._timeout:
-                self._function()
-                return
+from model.watchdog import WorkerWatch
 
 
 class InProcess:
@@ -66,11 +37,34 @@ class InProcess:
 
 
 class OnCluster:
-    """Hands closures to the workers and lets them run; a dead worker's closure goes to another."""
+    """Hands closures to the workers and lets them run; a dead worker's closure goes to another.
 
-    def __init__(self, cluster, coordinator, take_steps, dataset_fn, steps_per_closure):
+    Each worker counts the closures that it begins, on the first ps. One whose count stands still
+    for `train.stall_timeout` seconds is said to hang, here and in the run's events, where a
+    launcher finds it.
+    """
+
+    def __init__(self, config, cluster, coordinator, take_steps, dataset_fn, run_dir):
+        self._cluster = cluster
         self._coordinator = coordinator
-        self._take_steps = take_steps
+        self._run_dir = run_dir
+        with tf.device(cluster.ps_devices[0]):
+            self._begun = tf.Variable(tf.zeros([cluster.num_workers], tf.int64))
+        timeout = config.train.stall_timeout
+        self._looked = time.monotonic()
+        first_timeout = max(timeout, config.train.start_timeout)
+        self._watch = WorkerWatch([0] * cluster.num_workers, timeout, first_timeout, self._looked)
+        self._look_every = min(1.0, timeout / 10)
+
+        @tf.function(autograph=False)
+        def take_counted_steps(iterator):
+            worker = tf.distribute.coordinator.experimental_get_current_worker_index()
+            one = tf.IndexedSlices(tf.ones([1], tf.int64), tf.reshape(worker, [1]))
+            self._begun.scatter_add(one)
+            take_steps(iterator)
+
+        steps_per_closure = config.train.steps_per_closure
+        self._take_steps = take_counted_steps
         self._iterator = iter(coordinator.create_per_worker_dataset(tf.function(dataset_fn)))
         self._steps_per_closure = steps_per_closure
         self._queue_steps = 2 * cluster.num_workers * steps_per_closure
@@ -87,13 +81,50 @@ class OnCluster:
             self._coordinator.schedule(self._take_steps, args=(self._iterator,))
             self._scheduled += self._steps_per_closure
         self._coordinator.done()  # raises what went wrong on a worker
+        self._look_at_workers()
         time.sleep(0.05)
 
+    def _look_at_workers(self):
+        now = time.monotonic()
+        if now - self._looked < self._look_every:
+            return
+        self._looked = now
+        hung, back = self._watch.look(self._begun.numpy().tolist(), now)
+        for worker, seconds, is_first in hung:
+            run_folder.add_event(self._run_dir, f"worker {worker}", "hung", seconds=round(seconds))
+            threading.Thread(target=_call, args=(worker,), daemon=True).start()
+            if is_first:
+                self._scheduled -= self._steps_per_closure  # the ones that it holds
+                address = self._cluster.addresses["worker"][worker]
+                report(
+                    f"worker {worker} at {address} has begun nothing for {seconds:.0f} s: it hangs "
+                    "or cannot be reached. The others go on; it has to be ended and started again."
+                )
+        for worker in back:
+            report(f"worker {worker} is back")
 
-def make_executor(config, network, store, split, cluster=None, coordinator=None, group=None):
+
+def _call(worker):
+    """Sends a worker something, so that a connection that is dead is found to be.
+
+    The call that waits for a hung worker sends nothing. When the worker's host was cut off and
+    another process listens there since, only a packet makes that one's kernel say that it does not
+    know the connection; then the closure fails, goes to another worker, and the new one joins.
+    """
+    from tensorflow.python.eager import context  # TensorFlow has no public way
+
+    with contextlib.suppress(tf.errors.OpError):
+        context.context().check_alive(f"/job:worker/replica:0/task:{worker}")
+
+
+def make_executor(
+    config, network, store, split, cluster=None, coordinator=None, group=None, run_dir=None
+):
     """What takes the steps: the workers of a coordinator, or this process where there is none.
 
-    `group`: the sync_trainer.Group that this process takes every step with.
+    Args:
+        group: the sync_trainer.Group that this process takes every step with.
+        run_dir: where it is said which worker hangs.
     """
 
     def unrolled(iterator):
@@ -118,17 +149,19 @@ def make_executor(config, network, store, split, cluster=None, coordinator=None,
     forget_seed()
     if coordinator is None:
         return InProcess(take_steps, dataset_fn)
-    return OnCluster(cluster, coordinator, take_steps, dataset_fn, config.train.steps_per_closure)
+    return OnCluster(config, cluster, coordinator, take_steps, dataset_fn, run_dir)
 
 
-def train(config, store, executor, run_dir, vocabulary, seconds_before=0.0):
+def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, seconds_before=0.0):
     """Trains until the store has counted `train.samples` images, and checkpoints that.
 
     Returns {"step", "samples", "seconds"}: how far it came, and how long it took
     together with the `seconds_before` that earlier processes spent on the run.
 
     Raises:
-        ClusterError: a ps was lost, or no step was taken for `train.stall_timeout` seconds.
+        ClusterError: a ps was lost or is about to leave, no step was taken for
+            `train.stall_timeout` seconds, or the disk stayed full at the end.
+        Interrupted: by a signal, after a checkpoint.
         TrainingError: the loss is not finite, or the input is damaged.
     """
 
@@ -137,18 +170,26 @@ def train(config, store, executor, run_dir, vocabulary, seconds_before=0.0):
 
     def save():
         started = time.monotonic()
+        watchdog.feed("reading the parameters for a checkpoint")
         state = {**store.export(), "seconds": telemetry.seconds}
         _check_finite(state["parameters"])
         saved = checkpoint.save(run_dir, state, config, vocabulary)
         report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
         return {key: state[key] for key in ("step", "samples", "seconds")}
 
-    def give_up():
-        report(f"model.train: no answer from a parameter server for {stall_timeout:.0f} s")
-        os._exit(EXIT_TRY_AGAIN)
+    def try_to_save():
+        """What `save` gave, or None where the disk does not take it: said, never an end."""
+        try:
+            return save()
+        except OSError as error:
+            report(f"No checkpoint was written, training goes on and will try again: {error}")
+            return None
 
     stall_timeout = config.train.stall_timeout
-    with errors_in_words(), Watchdog(stall_timeout, give_up) as watchdog:
+    first_timeout = max(stall_timeout, config.train.start_timeout)
+    events = run_folder.Events(run_dir)
+    with errors_in_words(), signals.deferred():
+        watchdog.feed("reading the counters")
         progress = store.progress()
         first_step = progress.step
         telemetry = Telemetry(config, run_dir, store, rate, seconds_before)
@@ -156,25 +197,51 @@ def train(config, store, executor, run_dir, vocabulary, seconds_before=0.0):
         while progress.samples < config.train.samples:
             step = progress.step
             steps_missing = -(-(config.train.samples - progress.samples) // config.input.batch_size)
+            watchdog.feed(f"training after step {step:,}")
             executor.advance(step, step + steps_missing)
             progress = store.progress()
             telemetry.update(progress)
-            watchdog.feed()
             now = time.monotonic()
+            timeout = stall_timeout if step > first_step else first_timeout
             if progress.step > step:
                 last_step_at = now
-            elif now - last_step_at > stall_timeout:
-                save()  # the servers answer: nothing needs to be lost
+                watchdog.settle()
+            elif now - last_step_at > timeout:
+                try_to_save()  # the servers answer: nothing needs to be lost
                 raise ClusterError(
-                    f"No worker has finished a step for {stall_timeout:.0f} s, since step {step}."
+                    f"No worker has finished a step for {timeout:.0f} s, since step {step}."
                 )
+            _end_if_asked(signals, events, run_dir, try_to_save)
             if now - last_checkpoint > config.train.checkpoint_every and step > first_step:
-                save()
-                last_checkpoint = now
+                try_to_save()
+                last_checkpoint = time.monotonic()
         # What is still on its way on a cluster is not waited for: enough has been counted, and the
         # worker that takes it may hang.
         telemetry.update(progress, final=True)
-        return save()
+        deadline = time.monotonic() + stall_timeout
+        while (end := try_to_save()) is None:
+            if signals.received is not None or time.monotonic() > deadline:
+                raise ClusterError("Training is done and its last checkpoint could not be written.")
+            time.sleep(5.0)
+        return end
+
+
+def _end_if_asked(signals, events, run_dir, try_to_save):
+    """Saves and raises if a signal came, or a ps says that it has to leave."""
+    if signals.received is not None:
+        saved = try_to_save()
+        raise Interrupted(signals.received, _what_is_kept(saved))
+    for event in events.new():
+        if event["event"] == "leaving":
+            saved = try_to_save()
+            run_folder.add_event(run_dir, event["task"], "saved")
+            raise ClusterError(f"{event['task']} has to leave; {_what_is_kept(saved)}.")
+
+
+def _what_is_kept(saved):
+    if saved is None:
+        return "the next start goes on from the newest checkpoint"
+    return f"step {saved['step']:,} is saved, and the next start goes on from there"
 
 
 def _check_finite(parameters):
@@ -192,6 +259,7 @@ def errors_in_words():
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
+        _raise_if_started_anew(error)
         if SINGLE_LABEL_RULE in str(error):
             raise TrainingError(
                 f"{_core_of(error)}. Choose another loss, or train on a split in which every image "
@@ -204,7 +272,11 @@ def errors_in_words():
             "checkpoint is from before; lower optimizer.learning_rate, raise optimizer.warmup or "
             "set optimizer.max_gradient_norm."
         ) from error
+    except tf.errors.FailedPreconditionError as error:
+        _raise_if_started_anew(error)
+        raise
     except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+        _raise_if_started_anew(error)
         raise TrainingError(
             f"A shard is damaged or gone: {_core_of(error)}. `python -m pipeline.verify` names "
             "what is wrong; the pipeline writes the shard anew."
@@ -214,6 +286,12 @@ def errors_in_words():
             f"A parameter server, or a process of a synchronous training, was lost: "
             f"{_core_of(error)}"
         ) from error
+
+
+def _raise_if_started_anew(error):
+    """ClusterError if this is what a ps says that died and is there again, and knows nothing."""
+    if any(text in str(error) for text in ("context_id", "Resource localhost/", "find variable")):
+        raise ClusterError(f"A parameter server was started anew: {_core_of(error)}") from error
 
 
 def _core_of(error):

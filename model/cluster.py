@@ -11,6 +11,7 @@ TensorFlow's servers listen on every interface and let everybody in: keep their 
 private network.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -20,12 +21,17 @@ import time
 
 from model import quiet, run_folder
 from model.config import ConfigError
+from model.interruption import Interrupted
 
 EXIT_TRY_AGAIN = 75  # what a ClusterError ends a process with
 
 # What each kind of training needs at least one of, and has nothing besides.
 ROLES = {"asynchronous": ("chief", "ps", "worker"), "synchronous": ("chief", "worker")}
-CONNECT_TIMEOUT = 120.0  # seconds until every server of a starting cluster must answer
+CONNECT_TIMEOUT = 120.0  # seconds until every process of a synchronous training must be there
+GRACE = 20.0  # seconds that a ps which is told to end waits for the chief to save
+
+_HTTP2_SETTINGS = b"\x04"  # the type of the first frame that either side sends
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
 
 
 class ClusterError(Exception):
@@ -78,6 +84,16 @@ class Cluster:
         return cls(addresses, role, index)
 
     @property
+    def task(self):
+        """This process, as messages name it: "ps 0"."""
+        return f"{self.role} {self.index}"
+
+    @property
+    def address(self):
+        """host:port of this process."""
+        return self.addresses[self.role][self.index]
+
+    @property
     def num_workers(self):
         return len(self.addresses["worker"])
 
@@ -109,57 +125,165 @@ class Cluster:
         return [
             (f"{role} {i}", address)
             for role in ("ps", "worker")
-            for i, address in enumerate(self.addresses[role])
+            for i, address in enumerate(self.addresses.get(role, ()))
         ]
 
 
-def serve(cluster, run_dir):
-    """Serves as ps or worker until training into `run_dir` has ended. Never returns earlier.
+def serve(cluster, run_dir, timeouts, signals):
+    """Serves as ps or worker until training into `run_dir` has ended, or the chief is gone.
 
     TensorFlow's own `server.join()` never returns at all: what ends this is the marker that the
-    chief writes last.
+    chief writes last. `timeouts`: a TrainConfig. Raises ClusterError if the chief cannot be reached
+    for `start_timeout` seconds from the start or `stall_timeout` seconds later, or if this server's
+    address is taken; Interrupted on SIGTERM, a ps after the chief has saved what it holds.
     """
     before = run_folder.read_completed(run_dir)
+    _start_server(cluster)
+    print(f"{cluster.task} serves at {cluster.address}", file=sys.stderr, flush=True)
+    chief = _Chief(cluster.addresses["chief"][0], timeouts)
+    with signals.deferred():
+        while run_folder.read_completed(run_dir) in (None, before):
+            if signals.received is not None:
+                raise Interrupted(signals.received, _say_farewell(cluster, run_dir, chief))
+            try:
+                chief.look()
+            except ClusterError as error:
+                if before is not None and not chief.came:
+                    print(f"{error} {run_dir} is trained already.", file=sys.stderr, flush=True)
+                    return
+                raise
+            time.sleep(1.0)
+
+
+def _start_server(cluster):
+    """Starts TensorFlow and its server; ClusterError if the port is taken."""
+    port = int(cluster.address.rsplit(":", 1)[1])
+    if not port_is_free(port):
+        raise ClusterError(
+            f"{cluster.task} cannot listen at {cluster.address}: another process does. End that, "
+            "or start the cluster with another address."
+        )
     inter_op_threads, intra_op_threads = cluster.threads()
     quiet.start_tensorflow(inter_op_threads, intra_op_threads)
     import tensorflow as tf
 
-    tf.distribute.Server(
-        tf.train.ClusterSpec({role: list(a) for role, a in cluster.addresses.items()}),
-        job_name=cluster.role,
-        task_index=cluster.index,
-        protocol="grpc",
-        config=tf.compat.v1.ConfigProto(
-            inter_op_parallelism_threads=inter_op_threads,
-            intra_op_parallelism_threads=intra_op_threads,
-        ),
-        start=True,
-    )
-    address = cluster.addresses[cluster.role][cluster.index]
-    print(f"{cluster.role} {cluster.index} serves at {address}", file=sys.stderr, flush=True)
-    while run_folder.read_completed(run_dir) in (None, before):
-        time.sleep(1.0)
+    try:
+        tf.distribute.Server(
+            tf.train.ClusterSpec({role: list(a) for role, a in cluster.addresses.items()}),
+            job_name=cluster.role,
+            task_index=cluster.index,
+            protocol="grpc",
+            config=tf.compat.v1.ConfigProto(
+                inter_op_parallelism_threads=inter_op_threads,
+                intra_op_parallelism_threads=intra_op_threads,
+            ),
+            start=True,
+        )
+    except tf.errors.UnknownError as error:
+        raise ClusterError(f"{cluster.task} cannot listen at {cluster.address}: {error}") from error
 
 
-def wait_for_servers(cluster, report, timeout=CONNECT_TIMEOUT):
-    """Returns when every ps and worker accepts connections; ClusterError after `timeout` seconds.
+def _say_farewell(cluster, run_dir, chief):
+    """Gives up what this server holds, and returns what became of it."""
+    if cluster.role == "worker":
+        return "the steps that it had not finished go to the other workers"
+    if not answers(chief.address):
+        return "there is no chief that could save its parameters"
+    events = run_folder.Events(run_dir)
+    run_folder.add_event(run_dir, cluster.task, "leaving")
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline:
+        if any(event["event"] == "saved" for event in events.new()):
+            return "the chief has saved its parameters"
+        time.sleep(0.2)
+    return f"the chief has not saved its parameters within {GRACE:.0f} s"
 
-    A chief that connects while a server is missing blocks for ever and says nothing.
+
+class _Chief:
+    """The chief as its servers see it: when it last answered."""
+
+    def __init__(self, address, timeouts):
+        self.address = address
+        self.came = False
+        self._timeouts = timeouts
+        self._seen = self._looked = time.monotonic()
+
+    def look(self):
+        """Raises ClusterError if the chief has been silent for too long."""
+        now = time.monotonic()
+        timeout = self._timeouts.stall_timeout if self.came else self._timeouts.start_timeout
+        if now - self._looked < min(10.0, timeout / 10):
+            return
+        slept, self._looked = now - self._looked > timeout / 2, now
+        if answers(self.address):
+            self.came, self._seen = True, time.monotonic()
+        elif slept:  # this process was stopped itself: nothing is known of the chief
+            self._seen = now
+        elif now - self._seen > timeout:
+            since = "" if self.came else " since this process started"
+            raise ClusterError(
+                f"No answer from the chief at {self.address} for {timeout:.0f} s{since}."
+            )
+
+
+def wait_for_servers(cluster, report, timeout, feed=lambda: None):
+    """Returns when every ps and worker answers; ClusterError after `timeout` seconds.
+
+    A chief that connects while a server is missing blocks for ever and says nothing. `feed` is
+    called all the time.
     """
     deadline = time.monotonic() + timeout
     next_report = time.monotonic() + 5.0
     missing = cluster.servers()
     while True:
-        missing = [(name, address) for name, address in missing if not _accepts(address)]
+        missing = silent(missing)
+        feed()
         if not missing:
             return
         names = ", ".join(f"{name} at {address}" for name, address in missing)
         if time.monotonic() > deadline:
-            raise ClusterError(f"No answer within {timeout:.0f} s from {names}.")
+            raise ClusterError(
+                f"No answer within {timeout:.0f} s from {names}. Start what is missing, or correct "
+                "the addresses in TF_CONFIG, which must be the same in every process."
+            )
         if time.monotonic() > next_report:
             report(f"Waiting for {names}")
             next_report += 5.0
         time.sleep(0.2)
+
+
+def silent(servers):
+    """Those of [(name, address)] that do not answer, asked all at once."""
+    with concurrent.futures.ThreadPoolExecutor(max(1, min(32, len(servers)))) as pool:
+        answered = pool.map(answers, [address for _, address in servers])
+        return [server for server, answer in zip(servers, answered, strict=True) if not answer]
+
+
+def answers(address, timeout=2.0):
+    """Whether a gRPC server is at work at host:port.
+
+    A process that is stopped still accepts connections, its kernel does it; so the server has to
+    answer the greeting of HTTP/2, too (RFC 9113, section 3.4).
+    """
+    host, port = address.rsplit(":", 1)
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout) as connection:
+            connection.sendall(_HTTP2_GREETING)
+            return connection.recv(9)[3:4] == _HTTP2_SETTINGS
+    except OSError:
+        return False
+
+
+def port_is_free(port):
+    """Whether a server can listen at this port of this machine."""
+    with socket.socket() as candidate:
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            candidate.bind(("", port))
+            candidate.listen()
+        except OSError:
+            return False
+    return True
 
 
 def _addresses(hosts):
@@ -175,12 +299,3 @@ def _addresses(hosts):
 
 def _host(address):
     return address.rsplit(":", 1)[0]
-
-
-def _accepts(address):
-    host, port = address.rsplit(":", 1)
-    try:
-        with socket.create_connection((host, int(port)), timeout=2.0):
-            return True
-    except OSError:
-        return False

@@ -118,7 +118,10 @@ class TrainConfig:
     keep_checkpoints: int = 5  # the newest ones
     keep_hourly: float = 0.0  # and the first of each so many hours of training; 0: none
     log_every: float = 10.0  # seconds between progress lines
-    stall_timeout: float = 600.0  # seconds without a single step before the chief gives up
+    # Seconds that chief and servers wait for each other when they start.
+    start_timeout: float = 300.0
+    # Seconds of silence after which a worker is replaced, and anything else given up.
+    stall_timeout: float = 600.0
     seed: int = 0  # of the initial parameters
 
 
@@ -159,6 +162,7 @@ _POSITIVE = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.log_every",
+    "train.start_timeout",
     "train.stall_timeout",
 )
 _BELOW_ONE = (

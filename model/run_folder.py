@@ -1,9 +1,10 @@
-"""The folder that a training run explains itself with: configuration, classes, end marker.
+"""The folder that a training run explains itself with: configuration, classes, events, end marker.
 
 Read by the trainer when it resumes and by the evaluator; imports no TensorFlow.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,6 +17,9 @@ from model.config import ConfigError
 from pipeline import labels
 
 _COMPLETED = "completed.json"
+_EVENTS = "events.jsonl"
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TrainingError(Exception):
@@ -132,6 +136,51 @@ def is_completed(run_dir):
 def clear_completed(run_dir):
     """Takes the marker away: training goes on."""
     (Path(run_dir) / _COMPLETED).unlink(missing_ok=True)
+
+
+def add_event(run_dir, task, event, **more):
+    """Appends a line to RUN/events.jsonl, by which the processes of a cluster tell each other.
+
+    `task`: whom it is about, "worker 1". Events: "hung" (by the chief, for whoever can end the
+    worker), "leaving" (by a ps, for the chief to save), "saved" (by the chief, when it has).
+    A folder that cannot be written is no reason to stop training: False says that it failed.
+    """
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "task": task}
+    try:
+        with open(Path(run_dir) / _EVENTS, "a") as file:
+            file.write(json.dumps({**line, "event": event, **more}) + "\n")
+    except OSError:
+        return False
+    return True
+
+
+class Events:
+    """Reads the events that are added to a run from now on."""
+
+    def __init__(self, run_dir):
+        self._path = Path(run_dir) / _EVENTS
+        self._offset = self._size()
+
+    def new(self):
+        """[{"time", "task", "event", ...}] since the last call, in their order."""
+        if self._size() <= self._offset:
+            return []
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]  # the rest of a line is still being written
+        self._offset += len(whole)
+        events = []
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):  # one that a full disk cut off
+                events.append(json.loads(line))
+        return events
+
+    def _size(self):
+        try:
+            return self._path.stat().st_size
+        except OSError:
+            return 0
 
 
 def _replace(path, write):

@@ -26,12 +26,13 @@ import numpy as np
 import tensorflow as tf
 
 from model import config as config_module
-from model.async_trainer import Watchdog, errors_in_words
+from model.async_trainer import errors_in_words
 from model.cluster import CONNECT_TIMEOUT, EXIT_TRY_AGAIN, ClusterError
 from model.config import ConfigError
 from model.run_folder import class_list_hash
 from model.telemetry import report
 from model.training_step import Computed
+from model.watchdog import Watchdog
 
 _GREETING, _GO = re.compile(rb"worker (\d{1,9})"), b"go"
 _POLL = 0.5  # seconds
@@ -195,16 +196,16 @@ def follow(config, store, executor):
     """
     stall_timeout = config.train.stall_timeout
 
-    def give_up():
-        report(f"model.train: no step together with the others for {stall_timeout:.0f} s")
+    def give_up(doing, seconds):
+        report(f"model.train: no {doing} for {seconds:.0f} s")
         os._exit(EXIT_TRY_AGAIN)
 
-    with errors_in_words(), Watchdog(stall_timeout, give_up) as watchdog:
+    with errors_in_words(), Watchdog(stall_timeout, stall_timeout, give_up) as watchdog:
         progress = store.progress()
         while progress.samples < config.train.samples:
+            watchdog.feed("step together with the others")
             executor.advance(progress.step, None)
             progress = store.progress()
-            watchdog.feed()
     report(f"Took {progress.step:,} steps; parameters {parameters_digest(store)}")
 
 

@@ -75,10 +75,13 @@ class Telemetry:
             "samples": progress.samples,
             "seconds": round(self.seconds, 2),
         }
-        with open(self._path, "a") as file:
-            file.write(json.dumps({**counters, **metrics}) + "\n")
-        self._events.add(progress.step, metrics)
         report(self._line({**counters, **metrics}))
+        try:
+            with open(self._path, "a") as file:
+                file.write(json.dumps({**counters, **metrics}) + "\n")
+            self._events.add(progress.step, metrics)
+        except OSError as error:  # a full disk is no reason to stop training
+            report(f"This line is missing in {self._path}: {error.strerror}")
 
     def _metrics_of_roles(self, interval, steps):
         metrics = {}

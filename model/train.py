@@ -13,14 +13,17 @@ What a start does, in this order:
 """
 
 import argparse
+import functools
 import logging
 import os
+import signal
 import sys
 import traceback
 
-from model import checkpoint, cluster, quiet, run_folder
+from model import checkpoint, cluster, interruption, quiet, run_folder
 from model import config as config_module
 from model.telemetry import report
+from model.watchdog import Watchdog
 from pipeline import labels, metadata
 
 EXIT_BUG = 1
@@ -43,22 +46,35 @@ def main(argv=None):
     try:
         config = config_module.load_preset(options.preset, options.overrides)
         here = cluster.Cluster.from_environment(mode=config.train.mode)
-        if here is None or here.role == "chief":
-            lead(config, here, options)
-        elif config.train.mode == "synchronous":
-            follow(config, here, options)
-        else:
-            cluster.serve(here, options.workdir)
+        if here and here.role != "chief" and config.train.mode == "synchronous":
+            follow(config, here, options)  # a signal ends it at once: the chief has what it has
+            return 0
+        with interruption.Signals() as signals:
+            if here and here.role != "chief":
+                cluster.serve(here, options.workdir, config.train, signals)
+            else:
+                lead(config, here, options, signals)
     except cluster.ClusterError as error:
         report(f"model.train: {error}")
         return cluster.EXIT_TRY_AGAIN
     except USERS_ERRORS as error:
         report(f"model.train: {error}")
-        return EXIT_USAGE
+        disk_is_full = isinstance(error, OSError) and error.errno in run_folder.DISK_FULL
+        return cluster.EXIT_TRY_AGAIN if disk_is_full else EXIT_USAGE
+    except interruption.Interrupted as interrupted:
+        return _say_interrupted(interrupted)
     except KeyboardInterrupt:
-        report("model.train: interrupted; the next start goes on from the newest checkpoint")
-        return EXIT_INTERRUPTED
+        return _say_interrupted(interruption.Interrupted(signal.SIGINT))
     return 0
+
+
+def _say_interrupted(interrupted):
+    """Says what became of the work; returns the exit code."""
+    by_hand = interrupted.number == signal.SIGINT
+    name = "interrupted" if by_hand else "told to end (SIGTERM)"
+    kept = interrupted.message or "the next start goes on from the newest checkpoint"
+    report(f"model.train: {name}; {kept}")
+    return EXIT_INTERRUPTED if by_hand else cluster.EXIT_TRY_AGAIN
 
 
 def parse(argv):
@@ -86,7 +102,7 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def lead(config, here, options):
+def lead(config, here, options, signals):
     """Trains: as the chief of the cluster `here`, or alone where that is None."""
     vocabulary, split = _open_data(config, options)
     with run_folder.hold(options.workdir):
@@ -96,27 +112,31 @@ def lead(config, here, options):
             end = state
         else:
             run_folder.write(options.workdir, config, vocabulary, split.class_counts)
-            end = _train(config, here, options.workdir, vocabulary, split, state)
+            end = _train(config, here, options.workdir, vocabulary, split, state, signals)
         run_folder.mark_completed(options.workdir, end)
 
 
 def follow(config, here, options):
     """Trains as another process than the chief of the synchronous cluster `here`."""
     vocabulary, split = _open_data(config, options)
-    store, executor = _prepare(config, here, vocabulary, split, state=None)
+    store, executor = _prepare(config, here, vocabulary, split, None, _ignore)
 
     from model import sync_trainer
 
     sync_trainer.follow(config, store, executor)
 
 
-def _prepare(config, here, vocabulary, split, state):
-    """(store, executor): what is trained on from `state`, and what takes the steps."""
+def _prepare(config, here, vocabulary, split, state, feed, run_dir=None):
+    """(store, executor): what is trained on from `state`, and what takes the steps.
+
+    `feed` gets what is waited for next.
+    """
     coordinator = group = None
     if here and config.train.mode == "synchronous":
         group = join(here)
-    else:
-        coordinator = connect(here)
+    elif here:
+        coordinator = connect(here, config.train.start_timeout, feed)
+    feed("placing the parameters")
     network, store = _build(config, here, vocabulary, split, state)
     if group:
         group.check_agreement(config, vocabulary)
@@ -124,25 +144,41 @@ def _prepare(config, here, vocabulary, split, state):
 
     from model import async_trainer
 
-    executor = async_trainer.make_executor(config, network, store, split, here, coordinator, group)
+    feed("handing the input to the workers")
+    executor = async_trainer.make_executor(
+        config, network, store, split, here, coordinator, group, run_dir
+    )
     return store, executor
 
 
-def _train(config, here, run_dir, vocabulary, split, state):
+def _train(config, here, run_dir, vocabulary, split, state, signals):
     """Trains on from `state`, or from the start where that is None; returns how far it came."""
-    store, executor = _prepare(config, here, vocabulary, split, state)
+    is_synchronous = here and config.train.mode == "synchronous"
+    if not is_synchronous:
+        quiet.start_tensorflow(*here.threads() if here else ())
+    # Alone there is nobody to wait for, and a step may take as long as it takes.
+    timeout = config.train.stall_timeout if here else float("inf")
+    first_timeout = max(timeout, config.train.start_timeout)
+    with Watchdog(
+        first_timeout, timeout, functools.partial(_give_up, here), bool(here)
+    ) as watchdog:
+        # Synchronous processes meet with a deadline of their own.
+        feed = _ignore if is_synchronous else watchdog.feed
+        store, executor = _prepare(config, here, vocabulary, split, state, feed, run_dir)
 
-    from model import async_trainer
+        from model import async_trainer
 
-    end = async_trainer.train(
-        config,
-        store,
-        executor,
-        run_dir,
-        vocabulary,
-        seconds_before=state["seconds"] if state else 0.0,
-    )
-    if here and config.train.mode == "synchronous":
+        end = async_trainer.train(
+            config,
+            store,
+            executor,
+            run_dir,
+            vocabulary,
+            seconds_before=state["seconds"] if state else 0.0,
+            watchdog=watchdog,
+            signals=signals,
+        )
+    if is_synchronous:
         from model import sync_trainer
 
         report(f"parameters {sync_trainer.parameters_digest(store)}")
@@ -151,6 +187,10 @@ def _train(config, here, run_dir, vocabulary, split, state):
         f"{end['seconds']:.0f} s: {run_dir}"
     )
     return end
+
+
+def _ignore(doing):
+    """Stands in for a watchdog's `feed` where nothing is watched."""
 
 
 def _open_data(config, options):
@@ -179,12 +219,12 @@ def _open_run(run_dir, config, vocabulary):
     return checkpoint.load_newest(run_dir, config, vocabulary, report)
 
 
-def connect(here):
-    """Starts TensorFlow and, in a cluster, waits for its servers; returns its coordinator."""
-    quiet.start_tensorflow(*here.threads() if here else ())
-    if not here:
-        return None
-    cluster.wait_for_servers(here, report)
+def connect(here, timeout, feed):
+    """Waits for the cluster's servers and returns its coordinator. TensorFlow has started.
+
+    `feed` is told again and again that the servers are waited for, `timeout` seconds at most.
+    """
+    cluster.wait_for_servers(here, report, timeout, lambda: feed("connecting to the servers"))
     import tensorflow as tf
 
     # The coordinator logs a stack for each worker that dies and each closure that fails. Who has
@@ -230,6 +270,14 @@ def _build(config, here, vocabulary, split, state):
         store.restore(state)
         report(f"Going on from step {state['step']:,}, {state['samples']:,} images")
     return network, store
+
+
+def _give_up(here, doing, seconds):
+    """Ends the process, whose main thread waits inside TensorFlow for a server."""
+    silent = cluster.silent(here.servers())
+    names = ", ".join(f"{name} at {address}" for name, address in silent) or "any server"
+    report(f"model.train: no answer for {seconds:.0f} s from {names}, while {doing}")
+    _leave(cluster.EXIT_TRY_AGAIN)
 
 
 def _leave(exit_code):

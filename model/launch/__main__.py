@@ -24,6 +24,7 @@ def main(argv=None):
             max_restarts=options.max_restarts,
             run_dir=training.workdir,
             train_arguments=train_arguments,
+            timeouts=config.train,
         )
     except (config_module.ConfigError, OSError) as error:
         report(f"model.launch: {error}")

@@ -4,6 +4,7 @@ Each process gets TF_CONFIG with ports on the loopback interface and a log in RU
 output goes to the terminal too. No process outlives this one, however it ends.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,10 +17,13 @@ import time
 from pathlib import Path
 
 from model import run_folder
-from model.cluster import EXIT_TRY_AGAIN
+from model.cluster import EXIT_TRY_AGAIN, GRACE, answers, port_is_free
+from model.interruption import Interrupted, Signals
 from model.launch import processes
 from model.telemetry import report
 from model.train import EXIT_INTERRUPTED, EXIT_USAGE
+
+PORT_TIMEOUT = 10.0  # seconds that a dead worker's port may stay taken by somebody else
 
 
 @dataclasses.dataclass
@@ -29,6 +33,8 @@ class Member:
     role: str
     index: int
     process: subprocess.Popen
+    started: float  # time.monotonic()
+    answered: float | None = None  # time.monotonic() when its server last gave a sign of life
     restart_at: float | None = None  # time.monotonic() when a dead one is started again
 
     @property
@@ -36,32 +42,35 @@ class Member:
         return f"{self.role} {self.index}"
 
 
-def launch(num_tasks, max_restarts, run_dir, train_arguments):
+def launch(num_tasks, max_restarts, run_dir, train_arguments, timeouts):
     """Runs a cluster until its chief ends; returns the chief's exit code.
 
-    A worker that dies is started again on the same port. When a ps dies, or a worker that trains
-    without any, or the chief says that starting again may help (exit code 75), all start again from
-    the newest checkpoint.
+    A worker that dies or hangs is started again on the same port. When a ps dies, or a worker that
+    trains without any, or the chief says that starting again may help (exit code 75), all start
+    again, on other ports, from the newest checkpoint. Ctrl-C and SIGTERM let the chief write a
+    checkpoint first.
 
     Args:
         num_tasks: {role: number of processes}.
+        timeouts: a TrainConfig.
     """
     restarts = _Restarts(run_dir, max_restarts)
-    processes.raise_interrupt_on_sigterm()
     try:
-        while True:
-            cluster = _LocalCluster(num_tasks, run_dir, train_arguments, restarts)
-            with cluster:
-                exit_code = cluster.wait()
-            if exit_code != EXIT_TRY_AGAIN:
-                return exit_code
-            delay = restarts.delay("the cluster")
-            if delay is None:
-                return exit_code
-            time.sleep(delay)
-    except KeyboardInterrupt:
+        with Signals():
+            while True:
+                cluster = _LocalCluster(num_tasks, run_dir, train_arguments, restarts, timeouts)
+                with cluster:
+                    exit_code = cluster.wait()
+                if exit_code != EXIT_TRY_AGAIN:
+                    return exit_code
+                delay = restarts.delay("the cluster")
+                if delay is None:
+                    return exit_code
+                time.sleep(delay)
+    except Interrupted as interrupted:
         report("model.launch: interrupted; all processes are stopped")
-        return EXIT_INTERRUPTED
+        by_hand = interrupted.number == signal.SIGINT
+        return EXIT_INTERRUPTED if by_hand else EXIT_TRY_AGAIN
 
 
 class _Restarts:
@@ -95,10 +104,12 @@ class _Restarts:
 class _LocalCluster:
     """The processes of one start. Leaving the context stops all of them."""
 
-    def __init__(self, num_tasks, run_dir, train_arguments, restarts):
+    def __init__(self, num_tasks, run_dir, train_arguments, restarts, timeouts):
         self._run_dir = Path(run_dir)
         self._arguments = train_arguments
         self._restarts = restarts
+        self._timeouts = timeouts
+        self._probed = time.monotonic()
         ports = iter(free_ports(sum(num_tasks.values())))
         self._addresses = {
             role: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
@@ -106,6 +117,7 @@ class _LocalCluster:
         }
         self._is_synchronous = "ps" not in num_tasks
         self._members: list[Member] = []
+        self._events = run_folder.Events(run_dir)
 
     def __enter__(self):
         (self._run_dir / "logs").mkdir(parents=True, exist_ok=True)
@@ -113,7 +125,8 @@ class _LocalCluster:
             # The chief last: it reports on the others.
             for role in ("ps", "worker", "chief"):
                 for index in range(len(self._addresses.get(role, ()))):
-                    self._members.append(Member(role, index, self._start(role, index)))
+                    process = self._start(role, index)
+                    self._members.append(Member(role, index, process, time.monotonic()))
         except BaseException:
             self._stop()
             raise
@@ -121,12 +134,17 @@ class _LocalCluster:
         report(f"model.launch: started {pids}; logs in {self._run_dir / 'logs'}")
         return self
 
-    def __exit__(self, *error):
-        self._stop()
+    def __exit__(self, kind, *error):
+        # The chief of a synchronous training that has lost another process hears no signal.
+        self._stop(GRACE if kind or not self._is_synchronous else 0.0)
 
     def wait(self):
         """Watches the processes until the chief ends; returns its exit code."""
         while True:
+            for event in self._events.new():
+                if event["event"] == "hung":
+                    self._end_hung(event)
+            self._end_silent()
             for member in self._members:
                 exit_code = self._look_after(member)
                 if exit_code is not None:
@@ -137,14 +155,14 @@ class _LocalCluster:
         """Replaces a dead worker; returns an exit code when the whole cluster has to end."""
         if member.restart_at is not None:
             if time.monotonic() >= member.restart_at:
-                member.restart_at = None
-                member.process = self._start(member.role, member.index)
-                report(f"model.launch: {member.name} is pid {member.process.pid}")
+                self._replace(member)
             return None
         exit_code = member.process.poll()
         if exit_code is None:
             return None
         if member.role == "chief":
+            if exit_code == EXIT_TRY_AGAIN or exit_code < 0:
+                report(f"model.launch: {member.name} ended with {_describe(exit_code)}")
             self._let_servers_end(exit_code)
             return exit_code if exit_code >= 0 else EXIT_TRY_AGAIN
         if exit_code == 0 and (self._is_synchronous or run_folder.is_completed(self._run_dir)):
@@ -160,6 +178,59 @@ class _LocalCluster:
             return EXIT_TRY_AGAIN
         member.restart_at = time.monotonic() + delay
         return None
+
+    def _replace(self, member):
+        """Starts a dead worker again, unless something else has taken its port meanwhile."""
+        address = self._addresses[member.role][member.index]
+        if port_is_free(int(address.rsplit(":", 1)[1])):
+            member.restart_at = None
+            member.process = self._start(member.role, member.index)
+            member.started, member.answered = time.monotonic(), None
+            report(f"model.launch: {member.name} is pid {member.process.pid}")
+        elif time.monotonic() > member.restart_at + PORT_TIMEOUT:
+            member.restart_at = float("inf")
+            report(
+                f"model.launch: another process has taken the port of {member.name}, {address}: "
+                "the cluster starts again on other ports"
+            )
+            self._chief.terminate()  # it saves and ends with 75
+
+    def _end_hung(self, event):
+        """Kills a worker of which the chief says that it hangs; it is replaced as a dead one is."""
+        for member in self._members:
+            # One that is younger than its silence was started because of it, and gets its time.
+            age = time.monotonic() - member.started
+            allowance = min(event["seconds"], self._timeouts.start_timeout)
+            if member.name == event["task"] and age >= allowance:
+                self._kill(member, event["seconds"])
+
+    def _end_silent(self):
+        """Kills workers whose servers give no sign of life.
+
+        The chief may be unable to say so: one that stops while it joins again keeps the chief's
+        whole process waiting inside TensorFlow.
+        """
+        now = time.monotonic()
+        if self._is_synchronous or now - self._probed < self._timeouts.stall_timeout / 10:
+            return
+        self._probed = now
+        for member in self._members:
+            if member.role != "worker" or member.restart_at is not None:
+                continue
+            if answers(self._addresses[member.role][member.index], timeout=0.5):
+                member.answered = time.monotonic()
+            elif member.answered is None and now - member.started > self._timeouts.start_timeout:
+                self._kill(member, now - member.started)
+            elif member.answered and now - member.answered > self._timeouts.stall_timeout:
+                self._kill(member, now - member.answered)
+
+    def _kill(self, member, seconds):
+        report(f"model.launch: {member.name} hangs since {seconds:.0f} s; killing it")
+        member.process.kill()
+
+    @property
+    def _chief(self):
+        return next(member.process for member in self._members if member.role == "chief")
 
     def _start(self, role, index):
         environment = dict(os.environ)
@@ -192,18 +263,24 @@ class _LocalCluster:
                 return
             time.sleep(0.1)
 
-    def _stop(self):
+    def _stop(self, grace=0.0):
+        """Ends all: the chief first, which has `grace` seconds to save with the others' help."""
+        chiefs = [member.process for member in self._members if member.role == "chief"]
+        processes.stop(chiefs, timeout=grace)
         processes.stop([member.process for member in self._members])
 
 
 def _tee(stream, log_path):
-    """Copies the chief's output to its log and to the terminal."""
-    with open(log_path, "ab") as log:
+    """Copies the chief's output to its log and to the terminal.
+
+    Goes on when one of them is full or gone: the chief must never wait for somebody to read.
+    """
+    with contextlib.suppress(OSError), open(log_path, "ab", buffering=0) as log:
         for line in iter(stream.readline, b""):
-            log.write(line)
-            log.flush()
-            sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
+            for target in (log, sys.stderr.buffer):
+                with contextlib.suppress(OSError):
+                    target.write(line)
+                    target.flush()
 
 
 def free_ports(count):

@@ -18,12 +18,12 @@ def start(command, **options):
     )
 
 
-def stop(processes):
-    """Ends the processes: SIGTERM, and SIGKILL to those that are still there 10 seconds later."""
+def stop(processes, timeout=STOP_TIMEOUT):
+    """Ends the processes: SIGTERM, and SIGKILL to those that are still there `timeout` s later."""
     alive = [process for process in processes if process.poll() is None]
     for process in alive:
         process.terminate()
-    deadline = time.monotonic() + STOP_TIMEOUT
+    deadline = time.monotonic() + timeout
     for process in alive:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))

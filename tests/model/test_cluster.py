@@ -1,13 +1,17 @@
 """Reading TF_CONFIG, and waiting for servers over real sockets."""
 
+import contextlib
 import json
 import socket
+import threading
 
 import pytest
 
 from model import cluster
 from model.cluster import Cluster, ClusterError
 from model.config import ConfigError
+
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # an empty SETTINGS frame of HTTP/2
 
 
 def _environment(role="worker", index=1, **changes):
@@ -60,14 +64,57 @@ def test_an_unusable_tf_config_is_refused_in_words(environment, message):
         Cluster.from_environment(environment)
 
 
-def test_waiting_ends_when_all_listen_and_names_who_does_not():
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as other,
-    ):
-        addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, other)]
+class Server:
+    """Answers each connection with `greeting`, as a gRPC server does with its settings."""
+
+    def __init__(self, greeting=SETTINGS):
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self._greeting = greeting
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes the accept that waits in it
+        self._socket.close()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                with connection:
+                    connection.sendall(self._greeting)
+                    connection.recv(100)
+
+
+def test_waiting_ends_when_all_answer_and_names_who_does_not():
+    with Server() as one:
+        other = Server()
+        addresses = [one.address, other.address]
         read = Cluster.from_environment(_environment(ps=addresses[:1], worker=addresses))
         cluster.wait_for_servers(read, pytest.fail, timeout=5.0)
         other.close()
         with pytest.raises(ClusterError, match=f"worker 1 at {addresses[1]}"):
             cluster.wait_for_servers(read, pytest.fail, timeout=0.3)
+
+
+def test_what_accepts_connections_but_is_no_grpc_server_does_not_answer():
+    with Server(b"SSH-2.0-OpenSSH_9.2\r\n") as foreign:
+        assert not cluster.answers(foreign.address)
+    with socket.create_server(("127.0.0.1", 0)) as stopped:  # nobody accepts, as in a stopped one
+        address = f"127.0.0.1:{stopped.getsockname()[1]}"
+        assert not cluster.answers(address, timeout=0.2)
+    with Server() as server:
+        assert cluster.answers(server.address)
+
+
+def test_a_port_is_free_when_nobody_listens_there():
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert not cluster.port_is_free(port)
+    assert cluster.port_is_free(port)
