@@ -12,6 +12,7 @@ Every file is written whole, so that this command can be ended at any moment and
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -55,6 +56,7 @@ USER_ERRORS = (
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parse(argv)
+    logging.getLogger().setLevel(logging.ERROR)  # Beam warns of optional packages when imported
     try:
         if options.workdir:
             results = Results(options.output or Path(options.workdir) / "eval" / options.split)

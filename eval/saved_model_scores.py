@@ -72,6 +72,8 @@ class SavedModelScores:
         """See Scores; EvaluationError where the network does not fit the images or classes."""
         evaluation_set.check_has_shards()
         network = self._load()
+        import tensorflow as tf
+
         from model.input import evaluation_dataset
 
         num_classes = len(evaluation_set.vocabulary)
@@ -80,7 +82,11 @@ class SavedModelScores:
         with evaluation_set.reading_shards():
             for examples, images in evaluation_dataset(settings, shard_paths, self._batch_size):
                 jpegs = examples[schema.IMAGE]
-                scores = network.forward(jpegs if network.takes_jpegs else images)
+                # Always of one size, since kernels round by shape: an image's scores are the same
+                # bits, however the images are cut over processes.
+                full = np.arange(self._batch_size) % len(jpegs)
+                inputs = tf.gather(jpegs if network.takes_jpegs else images, full)
+                scores = network.forward(inputs)[: len(jpegs)]
                 if scores.shape != (len(jpegs), num_classes):
                     raise EvaluationError(
                         f"{self._path} gives scores of shape {list(scores.shape)} for {len(jpegs)} "
