@@ -50,19 +50,27 @@ def serve(here):
 
     from model import quiet
 
-    quiet.start_tensorflow(*here.threads())
+    inter_op_threads, intra_op_threads = here.threads()
+    quiet.start_tensorflow(inter_op_threads, intra_op_threads)
     import tensorflow as tf
 
     addresses = {role: list(hosts) for role, hosts in here.addresses.items()}
     tf.distribute.Server(
-        tf.train.ClusterSpec(addresses), job_name=here.role, task_index=here.index, protocol="grpc"
+        tf.train.ClusterSpec(addresses),
+        job_name=here.role,
+        task_index=here.index,
+        protocol="grpc",
+        config=tf.compat.v1.ConfigProto(
+            inter_op_parallelism_threads=inter_op_threads,
+            intra_op_parallelism_threads=intra_op_threads,
+        ),
     )
     while True:
         time.sleep(1.0)
 
 
 def start_servers(folder, num_workers, module="benchmarks.async_wire"):
-    """Starts a ps and workers, each on a core of its own in turn; this process is their chief."""
+    """[ps, workers]: started; this process is their chief from here on."""
     ports = iter(local.free_ports(2 + num_workers))
     addresses = {
         role: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
