@@ -5,6 +5,7 @@ watches the store's counters, and writes progress lines and checkpoints. The cou
 store, so that they count what was applied, whatever was scheduled, lost or repeated on the way.
 """
 
+import concurrent.futures
 import contextlib
 import re
 import threading
@@ -14,7 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from model import checkpoint, optimizers, run_folder
-from model.cluster import ClusterError
+from model.background_writer import BackgroundWriter
+from model.cluster import ClusterError, answers
+from model.damage import DamagedRecords
 from model.input import SINGLE_LABEL_RULE, forget_seed, training_dataset
 from model.interruption import Interrupted
 from model.run_folder import TrainingError
@@ -26,9 +29,17 @@ from model.watchdog import WorkerWatch
 class InProcess:
     """Takes the steps in this process."""
 
-    def __init__(self, take_steps, dataset_fn):
+    def __init__(self, take_steps, dataset_fn, damaged):
+        self.damaged = damaged
         self._take_steps = take_steps
-        self._iterator = iter(dataset_fn())
+        self._dataset_fn = dataset_fn
+        self.restart_input()
+
+    workers_alive = None  # there are none
+
+    def restart_input(self):
+        """Reads the shards from the start, as they are now."""
+        self._iterator = iter(self._dataset_fn())
 
     def advance(self, steps_done, steps_wanted):
         """Takes some steps."""
@@ -44,7 +55,8 @@ class OnCluster:
     launcher finds it.
     """
 
-    def __init__(self, config, cluster, coordinator, take_steps, dataset_fn, run_dir):
+    def __init__(self, config, cluster, coordinator, take_steps, dataset_fn, damaged, run_dir):
+        self.damaged = damaged
         self._cluster = cluster
         self._coordinator = coordinator
         self._run_dir = run_dir
@@ -65,9 +77,21 @@ class OnCluster:
 
         steps_per_closure = config.train.steps_per_closure
         self._take_steps = take_counted_steps
-        self._iterator = iter(coordinator.create_per_worker_dataset(tf.function(dataset_fn)))
+        self._dataset_fn = dataset_fn
         self._steps_per_closure = steps_per_closure
         self._queue_steps = 2 * cluster.num_workers * steps_per_closure
+        self.restart_input()
+
+    def workers_alive(self):
+        """(workers that answer, workers in all)."""
+        addresses = self._cluster.addresses["worker"]
+        with concurrent.futures.ThreadPoolExecutor(len(addresses)) as threads:
+            return sum(threads.map(answers, addresses)), len(addresses)
+
+    def restart_input(self):
+        """Lets every worker read the shards from the start, as they are now."""
+        dataset_fn = tf.function(self._dataset_fn)
+        self._iterator = iter(self._coordinator.create_per_worker_dataset(dataset_fn))
         self._scheduled = 0
         self._first_step = None
 
@@ -124,7 +148,7 @@ def make_executor(
 
     Args:
         group: the sync_trainer.Group that this process takes every step with.
-        run_dir: where it is said which worker hangs.
+        run_dir: where it is said which worker hangs, and which records are damaged.
     """
 
     def unrolled(iterator):
@@ -143,13 +167,18 @@ def make_executor(
         else:
             unrolled(iterator)
 
+    damaged = None
+    if group is None:
+        limit = config.input.max_damaged_records
+        damaged = DamagedRecords(run_dir, split.shard_paths, split.shard_lengths, limit)
+
     def dataset_fn():
-        return training_dataset(config, split.shard_paths)
+        return training_dataset(config, damaged.shard_paths() if damaged else split.shard_paths)
 
     forget_seed()
     if coordinator is None:
-        return InProcess(take_steps, dataset_fn)
-    return OnCluster(config, cluster, coordinator, take_steps, dataset_fn, run_dir)
+        return InProcess(take_steps, dataset_fn, damaged)
+    return OnCluster(config, cluster, coordinator, take_steps, dataset_fn, damaged, run_dir)
 
 
 def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, seconds_before=0.0):
@@ -168,23 +197,28 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
     def rate(step, samples):
         return float(optimizers.learning_rate(config, tf.constant(step), tf.constant(samples)))
 
-    def save():
+    def write():
         started = time.monotonic()
-        watchdog.feed("reading the parameters for a checkpoint")
         state = {**store.export(), "seconds": telemetry.seconds}
         _check_finite(state["parameters"])
         saved = checkpoint.save(run_dir, state, config, vocabulary)
         report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
         return {key: state[key] for key in ("step", "samples", "seconds")}
 
-    def try_to_save():
-        """What `save` gave, or None where the disk does not take it: said, never an end."""
+    def try_to(function):
+        """What `write` gave, or None where the disk does not take it: said, never an end."""
         try:
-            return save()
+            return function()
         except OSError as error:
             report(f"No checkpoint was written, training goes on and will try again: {error}")
             return None
 
+    def try_to_save():
+        watchdog.feed("reading the parameters for a checkpoint")
+        try_to(writer.wait)
+        return try_to(write)
+
+    writer = BackgroundWriter(write)
     stall_timeout = config.train.stall_timeout
     first_timeout = max(stall_timeout, config.train.start_timeout)
     events = run_folder.Events(run_dir)
@@ -192,15 +226,18 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
         watchdog.feed("reading the counters")
         progress = store.progress()
         first_step = progress.step
-        telemetry = Telemetry(config, run_dir, store, rate, seconds_before)
+        telemetry = Telemetry(config, run_dir, store, rate, seconds_before, executor.workers_alive)
         last_checkpoint = last_step_at = time.monotonic()
         while progress.samples < config.train.samples:
             step = progress.step
             steps_missing = -(-(config.train.samples - progress.samples) // config.input.batch_size)
             watchdog.feed(f"training after step {step:,}")
-            executor.advance(step, step + steps_missing)
+            try:
+                executor.advance(step, step + steps_missing)
+            except tf.errors.DataLossError as error:
+                _mend(executor, error)
             progress = store.progress()
-            telemetry.update(progress)
+            telemetry.update(progress, _count(executor.damaged))
             now = time.monotonic()
             timeout = stall_timeout if step > first_step else first_timeout
             if progress.step > step:
@@ -213,17 +250,32 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
                 )
             _end_if_asked(signals, events, run_dir, try_to_save)
             if now - last_checkpoint > config.train.checkpoint_every and step > first_step:
-                try_to_save()
-                last_checkpoint = time.monotonic()
+                writer.start()  # the workers go on meanwhile
+                last_checkpoint = now
+            try_to(writer.poll)
         # What is still on its way on a cluster is not waited for: enough has been counted, and the
         # worker that takes it may hang.
-        telemetry.update(progress, final=True)
+        telemetry.update(progress, _count(executor.damaged), final=True)
         deadline = time.monotonic() + stall_timeout
         while (end := try_to_save()) is None:
             if signals.received is not None or time.monotonic() > deadline:
                 raise ClusterError("Training is done and its last checkpoint could not be written.")
             time.sleep(5.0)
         return end
+
+
+def _mend(executor, error):
+    """Leaves out the damaged record that this error is about, and goes on reading without it."""
+    found = re.search(r"record at (\d+)", str(error))
+    if executor.damaged is None or found is None:
+        raise error
+    for line in executor.damaged.mend(int(found[1])):
+        report(line)
+    executor.restart_input()
+
+
+def _count(damaged):
+    return damaged.count if damaged else 0
 
 
 def _end_if_asked(signals, events, run_dir, try_to_save):
@@ -299,5 +351,7 @@ def _core_of(error):
     assertion = re.search(r"assertion failed: \[(.*)\]", str(error))
     if assertion:
         return assertion[1].replace("] [", " ")
-    found = re.search(r"(corrupted|truncated) record at \d+|[^\n;]*No such file[^\n]*", str(error))
+    found = re.search(
+        r"(corrupted|truncated) record at \d+|\S*; No such file or directory", str(error)
+    )
     return found[0] if found else str(error).strip().split("\n")[0][:300]

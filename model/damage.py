@@ -56,18 +56,15 @@ class DamagedRecords:
         Returns a sentence for each such shard. Raises TrainingError, with file and offset, where
         more than the limit are lost by now, or where no shard has damage at this offset.
         """
-        found = [
-            path
-            for path in self._lengths
-            if path not in self._lost and _is_damaged_at(path, offset)
-        ]
+        found = [path for path in self._lengths if _is_damaged_at(path, offset)]
         if not found:
             raise TrainingError(
                 f"A shard has a damaged record at byte {offset}, and none of the "
                 f"{len(self._lengths)} shards has on a second reading. Is its disk or network "
                 "sound? `python -m pipeline.verify` reads all of them."
             )
-        return [self._mend_shard(path) for path in found]
+        # One that is mended already: two workers met the damage.
+        return [self._mend_shard(path) for path in found if path not in self._lost]
 
     def _mend_shard(self, path):
         records, damages = salvage(Path(path).read_bytes())
@@ -150,17 +147,18 @@ def _record_at(data, position):
 
 
 def _is_damaged_at(path, offset):
-    """Whether the record that begins at `offset` is damaged; walks over the lengths before it."""
+    """Whether TensorFlow means a record of this shard: one that is damaged and begins at `offset`.
+
+    Or 12 bytes before, as it counts where a record's own checksum is wrong. Walks over the lengths.
+    """
     position, size = 0, os.path.getsize(path)
     with open(path, "rb") as file:
-        while position < min(offset, size):
+        while position < size and position <= offset:
             file.seek(position)
+            if offset - position in (0, _HEADER_BYTES):
+                return isinstance(next(tfrecord.scan(file)), tfrecord.Damage)
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 return False
             position += tfrecord.FRAME_BYTES + _HEADER.unpack(header)[0]
-        if position != offset or offset >= size:
-            return False
-        file.seek(offset)
-        first = next(tfrecord.scan(file))
-    return isinstance(first, tfrecord.Damage)
+    return False

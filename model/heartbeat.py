@@ -36,20 +36,19 @@ class Heartbeat:
         if before and before["pid"] != os.getpid():
             self._sign["before"] = {
                 "seen": before["seen"],
-                "exit_code": before.get("exit_code"),
-                "message": before.get("message", "killed, or its host was lost"),
+                "message": before.get("message", "")
+                if before.get("ended")
+                else "killed, or its host was lost",
             }
         self._write()
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
         self._ended.set()
-
-    def end(self, exit_code, message):
-        """The last sign: how the process ends, and why."""
-        self._ended.set()
-        self._sign |= {"exit_code": exit_code, "message": message}
+        self._sign["ended"] = True
+        if error is not None:
+            self._sign["message"] = str(error) or kind.__name__
         self._write()
 
     def _beat(self):
@@ -58,7 +57,7 @@ class Heartbeat:
 
     def _write(self):
         with self._lock:
-            if self._ended.is_set() and "exit_code" not in self._sign:
+            if self._ended.is_set() and "ended" not in self._sign:
                 return
             temporary = self._path.with_name(f"{self._path.name}.tmp-{os.getpid()}")
             try:

@@ -74,8 +74,8 @@ def _progress(run_dir, config):
 def _state(sign, now):
     """alive, hung, dead or how it ended."""
     silent = now - sign["seen"]
-    if "exit_code" in sign:
-        return f"ended with code {sign['exit_code']}, {_ago(silent)}"
+    if sign.get("ended"):
+        return f"ended {_ago(silent)}"
     where = f"pid {sign['pid']} on {sign['host']}"
     if silent <= SILENCE:
         return f"alive: {where}, for {_duration(now - sign['started'])}"
@@ -89,10 +89,8 @@ def _last_trouble(run_dir, signs, now):
     troubles = []  # (time, what)
     for sign in signs:
         for end in (sign, sign.get("before", {})):
-            if end.get("message") and end.get("exit_code") != 0:
-                code = end.get("exit_code")
-                ended = "" if code is None else f" ended with code {code}"
-                troubles.append((end["seen"], f"{sign['task']}{ended}: {end['message']}"))
+            if end.get("message"):
+                troubles.append((end["seen"], f"{sign['task']}: {end['message']}"))
     if troubles:
         when, what = max(troubles)
         yield f"last trouble, {_ago(now - when)}: {what}"

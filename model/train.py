@@ -22,6 +22,7 @@ import traceback
 
 from model import checkpoint, cluster, interruption, quiet, run_folder
 from model import config as config_module
+from model.heartbeat import Heartbeat
 from model.telemetry import report
 from model.watchdog import Watchdog
 from pipeline import labels, metadata
@@ -51,7 +52,8 @@ def main(argv=None):
             return 0
         with interruption.Signals() as signals:
             if here and here.role != "chief":
-                cluster.serve(here, options.workdir, config.train, signals)
+                with Heartbeat(options.workdir, here.task):
+                    cluster.serve(here, options.workdir, config.train, signals)
             else:
                 lead(config, here, options, signals)
     except cluster.ClusterError as error:
@@ -105,7 +107,8 @@ def parse(argv):
 def lead(config, here, options, signals):
     """Trains: as the chief of the cluster `here`, or alone where that is None."""
     vocabulary, split = _open_data(config, options)
-    with run_folder.hold(options.workdir):
+    task = here.task if here else "chief 0"
+    with run_folder.hold(options.workdir), Heartbeat(options.workdir, task):
         state = _open_run(options.workdir, config, vocabulary)
         if state and state["samples"] >= config.train.samples:
             report(f"{options.workdir} is trained already: {state['samples']:,} images.")
@@ -123,7 +126,8 @@ def follow(config, here, options):
 
     from model import sync_trainer
 
-    sync_trainer.follow(config, store, executor)
+    with Heartbeat(options.workdir, here.task):
+        sync_trainer.follow(config, store, executor)
 
 
 def _prepare(config, here, vocabulary, split, state, feed, run_dir=None):

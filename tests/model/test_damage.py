@@ -3,6 +3,7 @@
 import io
 
 import pytest
+import tensorflow as tf
 
 from model.damage import DamagedRecords, salvage
 from model.run_folder import TrainingError
@@ -53,6 +54,7 @@ def test_a_mended_copy_stands_in_for_the_shard_and_a_restart_knows_it(tmp_path):
     assert damaged.shard_paths() == paths
     (said,) = damaged.mend(53)
     assert said == f"Left out 1 damaged of 5 records of {paths[1]} at byte 53"
+    assert damaged.mend(53) == []  # the second worker that meets it
     mended = tmp_path / "run" / "mended" / "two"
     assert damaged.shard_paths() == [paths[0], str(mended)]
     assert list(tfrecord.read(io.BytesIO(mended.read_bytes()))) == [
@@ -63,6 +65,15 @@ def test_a_mended_copy_stands_in_for_the_shard_and_a_restart_knows_it(tmp_path):
     assert again.shard_paths() == damaged.shard_paths()
     listed = (tmp_path / "run" / "damaged_records.tsv").read_text()
     assert listed == f"shard\tlost\tbytes\n{paths[1]}\t1\t53-81\n"
+
+
+@pytest.mark.parametrize(("position", "offset"), [(53, 53), (53 + 12, 65)])  # in length, record
+def test_offsets_are_those_that_tensorflow_tells(tmp_path, position, offset):
+    (tmp_path / "run").mkdir()
+    paths, damaged = _damaged(tmp_path, second=_shard(position))
+    with pytest.raises(tf.errors.DataLossError, match=f"record at {offset}"):
+        list(tf.data.TFRecordDataset(paths[1]))
+    assert "at byte 53" in damaged.mend(offset)[0]
 
 
 def test_records_behind_a_damaged_length_count_as_what_the_shard_should_hold(tmp_path):

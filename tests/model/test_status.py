@@ -1,5 +1,6 @@
 """What `python -m model.status` says of runs in every state."""
 
+import contextlib
 import json
 import os
 import socket
@@ -46,15 +47,15 @@ def test_each_process_is_alive_hung_dead_or_ended(run):
     _sign(run, "ps 0", 60)
     _sign(run, "worker 0", 60, pid=pid)
     _sign(run, "worker 1", 300, host="elsewhere")
-    _sign(run, "worker 2", 30, exit_code=75, message="no answer")
+    _sign(run, "worker 2", 30, ended=True, message="no answer")
     here = socket.gethostname()
     assert list(status.describe(run, NOW))[2:] == [
         f"chief 0      alive: pid {os.getpid()} on {here}, for 2 hours",
         f"ps 0         hung: pid {os.getpid()} on {here}, last seen 60 seconds ago",
         f"worker 0     dead: pid {pid} on {here}, last seen 60 seconds ago",
         f"worker 1     hung or dead: pid {os.getpid()} on elsewhere, last seen 5 minutes ago",
-        "worker 2     ended with code 75, 30 seconds ago",
-        "last trouble, 30 seconds ago: worker 2 ended with code 75: no answer",
+        "worker 2     ended 30 seconds ago",
+        "last trouble, 30 seconds ago: worker 2: no answer",
     ]
 
 
@@ -71,15 +72,16 @@ def test_progress_is_the_last_whole_line_of_the_metrics(run):
 def test_a_process_beats_tells_its_end_and_notes_a_predecessor_that_was_killed(run):
     _sign(run, "worker 0", 60, pid=1)
     path = run / "tasks" / "worker-0.json"
-    with Heartbeat(run, "worker 0") as beat:
+    with Heartbeat(run, "worker 0"):
         sign = heartbeat.read(path)
-        assert sign["pid"] == os.getpid()
+        assert (sign["pid"], "ended" in sign) == (os.getpid(), False)
         assert sign["before"]["message"] == "killed, or its host was lost"
-        beat.end(2, "no such split")
+    assert heartbeat.read(path)["ended"]
+    with contextlib.suppress(ValueError), Heartbeat(run, "worker 0"):
+        raise ValueError("no such split")
     sign = heartbeat.read(path)
-    assert (sign["exit_code"], sign["message"]) == (2, "no such split")
     last = list(status.describe(run, sign["seen"] + 1))[-1]
-    assert last == "last trouble, 1 seconds ago: worker 0 ended with code 2: no such split"
+    assert last == "last trouble, 1 seconds ago: worker 0: no such split"
 
 
 def test_a_folder_without_a_run_is_refused_with_code_2(tmp_path, capsys):

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from model import checkpoint, predict, train
+from model import checkpoint, predict, run_folder, train
 from pipeline import labels
 
 SMALL = (
@@ -151,16 +151,35 @@ def test_a_folder_that_cannot_be_written_ends_with_one_message_and_code_2(shards
     assert "Traceback" not in error
 
 
-def test_a_damaged_shard_ends_training_with_where_the_damage_is(shards, tmp_path, capfd):
-    copy = tmp_path / "shards"
+def test_damaged_records_are_left_out_up_to_the_limit(shards, tmp_path, capfd):
+    copy, run = tmp_path / "shards", tmp_path / "run"
     shutil.copytree(shards, copy)
     for shard in copy.glob("images-train*"):
         data = bytearray(shard.read_bytes())
         data[3000:3003] = b"bad"
         shard.write_bytes(data)
+    assert _train(copy, run, "--set=input.max_damaged_records=2", "--set=train.samples=1600") == 2
+    error = capfd.readouterr().err
+    assert re.search(r"1 in \S+ at byte \d+, and 2 before; input.max_damaged_records is 2", error)
+    assert "Traceback" not in error
+    assert _train(copy, run, "--set=train.samples=1600") == 0
+    assert _metrics(run)[-1]["input/damaged_records"] == 3
+    assert len((run / "damaged_records.tsv").read_text().splitlines()) == 1 + 3
+
+
+def test_a_shard_that_is_gone_while_training_is_named(shards, tmp_path, capfd, monkeypatch):
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    write = run_folder.write
+
+    def write_and_lose_a_shard(*arguments):
+        write(*arguments)  # after the shards were looked for
+        next(copy.glob("images-train*00001-of*")).unlink()
+
+    monkeypatch.setattr(run_folder, "write", write_and_lose_a_shard)
     assert _train(copy, tmp_path / "run") == 2
     error = capfd.readouterr().err
-    assert "A shard is damaged or gone: corrupted record at " in error
+    assert re.search(r"gone: \S*images-train.tfrecord-00001-of-00003; No such file", error)
     assert "Traceback" not in error
 
 

@@ -1,0 +1,48 @@
+"""Writes checkpoints beside the training loop, one at a time."""
+
+import threading
+
+
+class BackgroundWriter:
+    """Calls `write()` in a thread of its own, so that the chief goes on keeping workers busy.
+
+    Args:
+        write: a function without arguments that returns what it wrote.
+    """
+
+    def __init__(self, write):
+        self._write = write
+        self._thread = None
+        self._result = None
+        self._error = None
+
+    def start(self):
+        """Begins to write, unless it still does; returns whether it began."""
+        if self._thread is not None:
+            return False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return True
+
+    def poll(self):
+        """What was written, once, when it is; None otherwise. Raises what went wrong."""
+        if self._thread is None or self._thread.is_alive():
+            return None
+        return self.wait()
+
+    def wait(self):
+        """The same, when it has ended; None where nothing was begun."""
+        if self._thread is None:
+            return None
+        self._thread.join()
+        self._thread = None
+        result, error, self._result, self._error = self._result, self._error, None, None
+        if error is not None:
+            raise error
+        return result
+
+    def _run(self):
+        try:
+            self._result = self._write()
+        except BaseException as error:
+            self._error = error
