@@ -8,7 +8,6 @@ store, so that they count what was applied, whatever was scheduled, lost or repe
 import concurrent.futures
 import contextlib
 import re
-import threading
 import time
 
 import numpy as np
@@ -116,7 +115,6 @@ class OnCluster:
         hung, back = self._watch.look(self._begun.numpy().tolist(), now)
         for worker, seconds, is_first in hung:
             run_folder.add_event(self._run_dir, f"worker {worker}", "hung", seconds=round(seconds))
-            threading.Thread(target=_call, args=(worker,), daemon=True).start()
             if is_first:
                 self._scheduled -= self._steps_per_closure  # the ones that it holds
                 address = self._cluster.addresses["worker"][worker]
@@ -126,19 +124,6 @@ class OnCluster:
                 )
         for worker in back:
             report(f"worker {worker} is back")
-
-
-def _call(worker):
-    """Sends a worker something, so that a connection that is dead is found to be.
-
-    The call that waits for a hung worker sends nothing. When the worker's host was cut off and
-    another process listens there since, only a packet makes that one's kernel say that it does not
-    know the connection; then the closure fails, goes to another worker, and the new one joins.
-    """
-    from tensorflow.python.eager import context  # TensorFlow has no public way
-
-    with contextlib.suppress(tf.errors.OpError):
-        context.context().check_alive(f"/job:worker/replica:0/task:{worker}")
 
 
 def make_executor(
