@@ -14,12 +14,15 @@ import os
 import sys
 import tempfile
 
+import psutil
+
 from benchmarks.full_size import NUM_CLASSES, loopback_bytes
-from model import cluster, train
+from model import cluster, quiet, train
 from model import config as config_module
 from model.launch import local, processes
 
 STEPS = 6
+START_TIMEOUT = 120.0  # seconds
 IMAGE_SIZE, BATCH_SIZE = 71, 2
 
 
@@ -32,8 +35,9 @@ def main():
         servers = start_servers(folder, num_workers=1)
         try:
             here = cluster.Cluster.from_environment()
-            coordinator = train.connect(here)
-            ours = bytes_of_store(coordinator, here)
+            coordinator = connect(here)
+            ps = psutil.Process(servers[0].pid)
+            ours, ps_seconds = cost_of_store(coordinator, here, ps)
             theirs = bytes_of_keras(coordinator)
         finally:
             processes.stop(servers)
@@ -41,14 +45,13 @@ def main():
     print(f"  parameter store, bfloat16 both ways   {ours / 1e6:7.1f}")
     print(f"  tf_keras fit, parameter servers       {theirs / 1e6:7.1f}")
     print(f"  ratio                                 {theirs / ours:7.2f}")
+    print(f"CPU seconds of the ps for a step of the parameter store: {ps_seconds:.2f}")
     return 0
 
 
 def serve(here):
     """Serves until the process is ended."""
     import time
-
-    from model import quiet
 
     inter_op_threads, intra_op_threads = here.threads()
     quiet.start_tensorflow(inter_op_threads, intra_op_threads)
@@ -67,6 +70,12 @@ def serve(here):
     )
     while True:
         time.sleep(1.0)
+
+
+def connect(here):
+    """The coordinator of the servers."""
+    quiet.start_tensorflow(*here.threads())
+    return train.connect(here, START_TIMEOUT, lambda doing: None)
 
 
 def start_servers(folder, num_workers, module="benchmarks.async_wire"):
@@ -90,8 +99,8 @@ def start_servers(folder, num_workers, module="benchmarks.async_wire"):
     return servers
 
 
-def bytes_of_store(coordinator, here):
-    """Bytes of one of our training steps."""
+def cost_of_store(coordinator, here, ps):
+    """(bytes, CPU seconds of the ps) of one of our training steps."""
     import tensorflow as tf
 
     from model import zoo
@@ -114,9 +123,11 @@ def bytes_of_store(coordinator, here):
         coordinator.join()
 
     take(2)  # the first one traces
-    before = loopback_bytes()
+    before, times = loopback_bytes(), ps.cpu_times()
     take(STEPS)
-    return (loopback_bytes() - before) / STEPS
+    after = ps.cpu_times()
+    seconds = after.user + after.system - times.user - times.system
+    return (loopback_bytes() - before) / STEPS, seconds / STEPS
 
 
 def bytes_of_keras(coordinator):

@@ -5,9 +5,11 @@
 A discrete-event simulation of asynchronous training. A worker takes its parameters from every ps,
 computes, and sends its gradients; each network card of a ps and of a worker carries one stream each
 way at a time at its full speed (a fair share of a busy card ends at the same times on average), and
-each ps applies one update at a time. The chief gives out closures one after the other. Of the
-numbers that go in, BYTES, APPLY and CLOSURE are measured by `python -m benchmarks.async_scaling`;
-the speed of the accelerators and of the network are assumptions, and are printed.
+each ps applies one update at a time. The chief gives out closures one after the other.
+
+The bytes of a step and a ps's seconds for it are what `benchmarks.async_wire` measured. The rest is
+assumed, printed with the table, and can be given: the speed of accelerators and network, and the
+chief's seconds for a closure.
 """
 
 import argparse
@@ -22,7 +24,7 @@ class Machine(NamedTuple):
     step_seconds: float  # that a worker computes for a step
     megabytes: float  # of parameters to a worker a step, and as many of gradients back
     gigabits: float  # a second, of each host's network card, each way
-    apply_seconds: float  # of all updates of a step, on one ps
+    apply_seconds: float  # of all ps together, for a step
     closure_seconds: float  # of the chief, for giving out one closure
     steps_per_closure: int
     spread: float  # share by which steps differ: uniform in 1 ± spread
@@ -122,7 +124,9 @@ def main(argv=None):
     )
     number = {"type": float}
     parser.add_argument("--megabytes", default=112.0, help="MB a pull, and a push", **number)
-    parser.add_argument("--apply_seconds", default=0.15, help="of a ps, for a step", **number)
+    parser.add_argument(
+        "--apply_seconds", default=0.33, help="of all ps together, for a step", **number
+    )
     parser.add_argument("--closure_seconds", default=0.002, help="of the chief", **number)
     parser.add_argument("--gigabits", default=10.0, help="of each host, each way", **number)
     parser.add_argument("--k80_step", default=1.6, help="seconds of a K80-class step", **number)
