@@ -1,0 +1,197 @@
+"""A training cluster whose processes live in network namespaces, and what cuts them off.
+
+Each host is a network namespace of its own, tied to a bridge by a pair of virtual interfaces; the
+bridge lives in a namespace too, so nothing of this machine's own network is touched. Needs Linux,
+root, and `ip` (Debian: iproute2).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import usage
+from benchmarks.faults import CLOSURE, TINY, FaultError, Row, read_steps, wait_until
+from model.launch import processes
+
+PORT = 4000
+HOSTS = {
+    "chief 0": "10.77.0.2",
+    "ps 0": "10.77.0.3",
+    "worker 0": "10.77.0.4",
+    "worker 1": "10.77.0.5",
+}
+
+
+def why_not() -> str:
+    """Why this machine cannot make network namespaces; empty where it can."""
+    if sys.platform != "linux" or shutil.which("ip") is None:
+        return "network namespaces need Linux and the command `ip` (Debian: iproute2)"
+    tried = subprocess.run(
+        ["ip", "netns", "add", f"faults-{os.getpid()}-try"], capture_output=True, text=True
+    )
+    if tried.returncode:
+        return f"network namespaces are not permitted here: {tried.stderr.strip()}"
+    _ip("netns", "del", f"faults-{os.getpid()}-try")
+    return ""
+
+
+class Network:
+    """Hosts on a bridge, within a `with` block."""
+
+    def __init__(self):
+        self._prefix = f"faults-{os.getpid()}"
+        self._hub = f"{self._prefix}-hub"
+        self._names: list[str] = []
+
+    def __enter__(self):
+        self._add(self._hub)
+        _ip("-n", self._hub, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", self._hub, "link", "set", "bridge", "up")
+        return self
+
+    def __exit__(self, *error):
+        for name in self._names:
+            _ip("netns", "del", name)
+
+    def add_host(self, host: str, address: str) -> None:
+        """A namespace `host` with one address."""
+        name = self._name(host)
+        self._add(name)
+        port = f"port{len(self._names)}"
+        _ip(
+            *("-n", self._hub, "link", "add", port, "type", "veth"),
+            *("peer", "name", "eth", "netns", name),
+        )
+        _ip("-n", self._hub, "link", "set", port, "master", "bridge", "up")
+        _ip("-n", name, "address", "add", f"{address}/24", "dev", "eth")
+        _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", name, "link", "set", "eth", "up")
+
+    def cut(self, host: str) -> None:
+        """Pulls the host's cable: nothing comes or goes, and nobody is told."""
+        _ip("-n", self._name(host), "link", "set", "eth", "down")
+
+    def heal(self, host: str) -> None:
+        """Puts the cable back."""
+        _ip("-n", self._name(host), "link", "set", "eth", "up")
+
+    def command(self, host: str, command: list[str]) -> list[str]:
+        """The command that runs another one on a host; its process becomes that of the other."""
+        return ["ip", "netns", "exec", self._name(host), *command]
+
+    def _name(self, host: str) -> str:
+        return f"{self._prefix}-{host.replace(' ', '-')}"
+
+    def _add(self, name: str) -> None:
+        _ip("netns", "add", name)
+        self._names.append(name)
+
+
+class HandMadeCluster:
+    """Chief, ps and two workers, started one by one with TF_CONFIG as on machines of their own."""
+
+    def __init__(self, network: Network, shards: Path, run: Path, *more: str):
+        self._network = network
+        self._arguments = [*TINY, f"--data={shards}", f"--workdir={run}", *more]
+        self.run = run
+        self.processes: dict[str, subprocess.Popen] = {}
+        self.logs: dict[str, Path] = {}
+
+    def start(self, name: str) -> None:
+        """Starts the process `name` ("worker 1") on its host."""
+        role, index = name.split()
+        roles = ("chief", "ps", "worker")
+        addresses = {r: [f"{a}:{PORT}" for n, a in HOSTS.items() if n.startswith(r)] for r in roles}
+        config = {"cluster": addresses, "task": {"type": role, "index": int(index)}}
+        command = [sys.executable, "-m", "model.train", *self._arguments]
+        self.logs[name] = self.run.with_name(f"{self.run.name}-{name.replace(' ', '-')}.log")
+        with open(self.logs[name], "ab") as log:
+            self.processes[name] = processes.start(
+                self._network.command(name, command),
+                stdout=log, stderr=log, cwd=usage.ROOT, start_new_session=True,
+                env={**os.environ, "TF_CONFIG": json.dumps(config)},
+            )  # fmt: skip
+
+    def output(self, name: str = "chief 0") -> str:
+        return self.logs[name].read_text(errors="replace")
+
+    def explain(self) -> str:
+        """The ends of all logs."""
+        return "\n".join(f"{name}: {self.output(name)[-2000:]}" for name in self.logs)
+
+    def wait_for(self, text: str, name: str = "chief 0", after: int = 0) -> None:
+        """Waits until a process has said something, not counting its first `after` characters."""
+        wait_until(lambda: text in self.output(name)[after:], f"{name}: {text}", self.explain)
+
+    def wait_for_steps(self, more: int = 3) -> float:
+        """Waits for progress lines; returns the seconds until the first."""
+        seen, started = len(read_steps(self.run)), time.monotonic()
+        wait_until(lambda: len(read_steps(self.run)) > seen, "a next step", self.explain)
+        seconds = time.monotonic() - started
+        wait_until(lambda: len(read_steps(self.run)) > seen + more, "more steps", self.explain)
+        return seconds
+
+    def end_of(self, name: str) -> int:
+        """Waits until a process ends; returns its exit code."""
+        process = self.processes[name]
+        wait_until(lambda: process.poll() is not None, f"{name} ends", self.explain)
+        return process.returncode
+
+    def close(self) -> None:
+        processes.stop(list(self.processes.values()))
+
+
+def rows(shards: Path, run: Path) -> list[Row]:
+    """Cuts hosts off, one after the other, and returns what came of it."""
+    found = []
+    with Network() as network:
+        for host, address in HOSTS.items():
+            network.add_host(host, address)
+        cluster = HandMadeCluster(network, shards, run)
+        try:
+            found.append(late_start(cluster))
+            found.append(worker_cut(network, cluster))
+        finally:
+            cluster.close()
+    return found
+
+
+def late_start(cluster: HandMadeCluster) -> Row:
+    """All but one worker start; the chief says whom it waits for, and begins when it has come."""
+    for name in HOSTS:
+        if name != "worker 1":
+            cluster.start(name)
+    cluster.wait_for(f"Waiting for worker 1 at {HOSTS['worker 1']}:{PORT}")
+    cluster.start("worker 1")
+    seconds = cluster.wait_for_steps()
+    return Row(
+        "worker, ps: late start",
+        "the chief says whom it waits for, up to `start_timeout`",
+        *(0, "0", seconds, "none"),
+    )
+
+
+def worker_cut(network: Network, cluster: HandMadeCluster) -> Row:
+    """A worker is cut off: the chief names it, the others go on, and it ends by itself."""
+    after = len(cluster.output())
+    network.cut("worker 1")
+    seconds = cluster.wait_for_steps()
+    cluster.wait_for(f"worker 1 at {HOSTS['worker 1']}:{PORT} has begun nothing for", after=after)
+    exit_code = cluster.end_of("worker 1")  # it misses the chief
+    cluster.wait_for_steps()
+    network.heal("worker 1")
+    if "Going on from" in cluster.output():
+        raise FaultError(cluster.explain())
+    return Row(
+        "worker: network cut",
+        "the others go on; the chief names it after `stall_timeout`; it ends by itself",
+        *(0, f"≤ {CLOSURE}", seconds, str(exit_code)),
+    )
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
