@@ -32,7 +32,7 @@ def main():
     if here:
         serve(here)
     with tempfile.TemporaryDirectory() as folder:
-        servers = start_servers(folder)
+        servers = start_servers(folder, num_workers=1)
         try:
             here = cluster.Cluster.from_environment()
             coordinator = connect(here)
@@ -78,17 +78,21 @@ def connect(here):
     return train.connect(here, START_TIMEOUT, lambda doing: None)
 
 
-def start_servers(folder):
-    """[ps, worker]: started; this process is their chief from here on."""
-    ports = iter(local.free_ports(3))
-    addresses = {role: [f"127.0.0.1:{next(ports)}"] for role in ("chief", "ps", "worker")}
+def start_servers(folder, num_workers, module="benchmarks.async_wire"):
+    """[ps, workers]: started; this process is their chief from here on."""
+    ports = iter(local.free_ports(2 + num_workers))
+    addresses = {
+        role: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
+        for role, count in (("chief", 1), ("ps", 1), ("worker", num_workers))
+    }
     servers = []
-    for role in ("ps", "worker"):
-        task = {"cluster": addresses, "task": {"type": role, "index": 0}}
+    for role, index in [("ps", 0), *(("worker", i) for i in range(num_workers))]:
+        task = {"cluster": addresses, "task": {"type": role, "index": index}}
         environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
-        command = [sys.executable, "-m", "benchmarks.async_wire"]
-        with open(os.path.join(folder, f"{role}.log"), "w") as log:
-            servers.append(processes.start(command, env=environment, stderr=log))
+        log = open(os.path.join(folder, f"{role}-{index}.log"), "w")  # noqa: SIM115
+        command = [sys.executable, "-m", module]
+        servers.append(processes.start(command, env=environment, stderr=log))
+        log.close()
     os.environ["TF_CONFIG"] = json.dumps(
         {"cluster": addresses, "task": {"type": "chief", "index": 0}}
     )
