@@ -7,9 +7,9 @@ computes, and sends its gradients; each network card of a ps and of a worker car
 way at a time at its full speed (a fair share of a busy card ends at the same times on average), and
 each ps applies one update at a time. The chief gives out closures one after the other.
 
-The bytes of a step and a ps's seconds for it are what `benchmarks.async_wire` measured. The rest is
-assumed, printed with the table, and can be given: the speed of accelerators and network, and the
-chief's seconds for a closure.
+The bytes of a step and a ps's seconds for it are what `benchmarks.async_wire` measured, the chief's
+seconds for a closure `benchmarks.async_scaling`. The speed of accelerators and network is assumed.
+All are printed with the table, and can be given.
 """
 
 import argparse
