@@ -136,7 +136,7 @@ def join(cluster):
 
 
 def meet(cluster, report, timeout):
-    """Returns when all processes are there; ClusterError after `timeout` seconds.
+    """Returns when all processes are there; ClusterError after `timeout` seconds without one.
 
     TensorFlow waits for those that are missing for an hour, and says nothing. So the workers come
     to the chief's port first, before a server listens there, and it sends them on together.
@@ -147,6 +147,9 @@ def meet(cluster, report, timeout):
         wait(cluster, report, deadline)
     except TimeoutError as error:
         raise ClusterError(f"Not there within {timeout:.0f} s: {error}.") from error
+    except OSError as error:
+        address = cluster.addresses["chief"][0]
+        raise ClusterError(f"The chief cannot listen at {address}: {error.strerror}.") from error
 
 
 def _wait_for_workers(cluster, report, deadline):
