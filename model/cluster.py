@@ -27,7 +27,6 @@ EXIT_TRY_AGAIN = 75  # what a ClusterError ends a process with
 
 # What each kind of training needs at least one of, and has nothing besides.
 ROLES = {"asynchronous": ("chief", "ps", "worker"), "synchronous": ("chief", "worker")}
-CONNECT_TIMEOUT = 120.0  # seconds until every process of a synchronous training must be there
 GRACE = 20.0  # seconds that a ps which is told to end waits for the chief to save
 
 _HTTP2_SETTINGS = b"\x04"  # the type of the first frame that either side sends

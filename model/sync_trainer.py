@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from model import config as config_module
 from model.async_trainer import errors_in_words
-from model.cluster import CONNECT_TIMEOUT, EXIT_TRY_AGAIN, ClusterError
+from model.cluster import EXIT_TRY_AGAIN, ClusterError
 from model.config import ConfigError
 from model.run_folder import class_list_hash
 from model.telemetry import report
@@ -121,15 +121,15 @@ def _cut(vector, arrays):
     }
 
 
-def join(cluster):
+def join(cluster, timeout):
     """Starts this process's server among the others'; returns the Group of all.
 
-    Raises ClusterError: one of them has not come within CONNECT_TIMEOUT seconds.
+    Raises ClusterError: one of them has not come within `timeout` seconds.
     """
-    meet(cluster, report, CONNECT_TIMEOUT)
+    meet(cluster, report, timeout)
     # One that dies from here on leaves the others inside TensorFlow, where no Python thread runs:
     # what ends them is the signal. The launcher, or whoever started them, starts them again.
-    signal.alarm(math.ceil(CONNECT_TIMEOUT))
+    signal.alarm(math.ceil(timeout))
     group = Group(tf.distribute.MultiWorkerMirroredStrategy())
     signal.alarm(0)
     return group

@@ -137,7 +137,7 @@ def _prepare(config, here, vocabulary, split, state, feed, run_dir=None):
     """
     coordinator = group = None
     if here and config.train.mode == "synchronous":
-        group = join(here)
+        group = join(here, config.train.start_timeout)
     elif here:
         coordinator = connect(here, config.train.start_timeout, feed)
     feed("placing the parameters")
@@ -241,13 +241,13 @@ def connect(here, timeout, feed):
     return tf.distribute.coordinator.ClusterCoordinator(strategy)
 
 
-def join(here):
+def join(here, timeout):
     """Starts TensorFlow and meets the other processes; returns the sync_trainer.Group of all."""
     quiet.start_tensorflow(*here.threads(), initialize=False)
 
     from model import sync_trainer
 
-    return sync_trainer.join(here)
+    return sync_trainer.join(here, timeout)
 
 
 def _build(config, here, vocabulary, split, state):

@@ -23,7 +23,7 @@ def main():
     options = parser.parse_args()
     config = config_module.load_preset("demo", options.overrides)
     here = cluster.Cluster.from_environment(mode=config.train.mode)
-    group = train.join(here) if here else quiet.start_tensorflow()
+    group = train.join(here, config.train.start_timeout) if here else quiet.start_tensorflow()
 
     import keras
     import tensorflow as tf

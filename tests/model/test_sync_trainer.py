@@ -171,19 +171,9 @@ def test_processes_of_different_configurations_do_not_train(shards, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_come_is_named_and_waited_for_no_longer(
-    shards, tmp_path, monkeypatch
-):
+def test_a_process_that_does_not_come_is_named_and_waited_for_no_longer(shards, tmp_path):
     ports = free_ports(2)
-    arguments = ["--preset=demo", f"--data={shards}", f"--workdir={tmp_path / 'run'}", *SMALL]
-    (tmp_path / "hasty.py").write_text(
-        "import sys\n"
-        "from model import cluster, train\n"
-        "cluster.CONNECT_TIMEOUT = 5\n"
-        f"sys.exit(train.main({arguments!r}))\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    chief = _start("hasty", task=0, ports=ports)
+    chief = _train(shards, tmp_path / "run", "--set=train.start_timeout=5", task=0, ports=ports)
     ((exit_code, output),) = _finish(chief)
     assert exit_code == 75
     assert f"Not there within 5 s: worker 0 at 127.0.0.1:{ports[1]}." in output
