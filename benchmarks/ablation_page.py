@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import EngFormatter
 
 from eval.results import replace_text
+from pipeline import page
 from pipeline.figures import BLUE, ORANGE, style, to_svg
 
 COLORS = (BLUE, ORANGE, "#10b981")
@@ -31,14 +31,10 @@ def write(folder, variants, comparisons, results, tables, metric):
         }
         figures[comparison.key] = draw(comparison.key, histories, metric, folder)
     finals = {name: [run.final for run in runs] for name, runs in results.items()}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    template = page.environment(Path(__file__).parent).get_template("ablation.html")
     replace_text(
         folder / "report.html",
-        environment.get_template("ablation.html").render(
+        template.render(
             titles=titles,
             comparisons=comparisons,
             figures=figures,

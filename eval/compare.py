@@ -19,6 +19,7 @@ from typing import Any
 from eval import comparison, metrics
 from eval.comparison import ComparisonError
 from eval.results import replace_text
+from pipeline import page
 
 _TEMPLATES_DIR = Path(__file__).parent / "templates"
 _EXIT_USAGE = 2
@@ -99,18 +100,8 @@ def _short(name: str) -> str:
 
 
 def _page(compared: dict[str, Any]) -> str:
-    import jinja2  # takes a while to import: only when a page is made
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES_DIR),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("compare.html").render(
-        compared=compared, headline=metrics.HEADLINE
-    )
+    template = page.environment(_TEMPLATES_DIR).get_template("compare.html")
+    return template.render(compared=compared, headline=metrics.HEADLINE)
 
 
 def _folder_of(run: str) -> str:

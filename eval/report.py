@@ -19,6 +19,7 @@ from eval.evaluation_set import EvaluationError, EvaluationSet
 from eval.evaluator import FORMAT_VERSION
 from eval.examples import TOP_PREDICTIONS
 from eval.results import Results, read_json_lines, replace_text
+from pipeline import page
 from pipeline.hierarchy import Hierarchy
 
 _TEMPLATES_DIR = Path(__file__).parent / "templates"
@@ -101,37 +102,32 @@ def write_page(results: Results, surroundings: Surroundings) -> None:
 
 def render(results: Results, surroundings: Surroundings) -> str:
     """The page about the report that is shown, as HTML."""
-    import jinja2  # it and matplotlib take a second to import: only when a page is made
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES_DIR),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     report = results.report()
     other = surroundings.compared.report() if surroundings.compared else None
     names = dict(zip(report["classes"]["class"], report["classes"]["name"], strict=True))
     is_trained = None not in report["classes"]["training_count"]  # else nobody knows
     groups = frequency.groups(report["classes"]) if is_trained else []
-    return environment.get_template("report.html").render(
-        report=report,
-        other=other,
-        difference=_difference(results, surroundings.compared),
-        weighted=report["class_weights"] is not None,
-        fasteval=table.FASTEVAL if report["split"].startswith("fasteval") else None,
-        metric_tables=_metric_tables(report["metrics"]),
-        scale=_scale(report, other),
-        groups=groups,
-        profiles=_training_profiles(results, report, surroundings, other),
-        by_frequency=_by_frequency(report, groups) if groups else None,
-        subtrees=_subtrees(report, surroundings.hierarchy),
-        curves=_curves(report),
-        calibration=_calibration(report),
-        classes=_classes(report, groups, other),
-        examples=_example_groups(results.examples(), names),
-        top_predictions=TOP_PREDICTIONS,
+    return (
+        page.environment(_TEMPLATES_DIR)
+        .get_template("report.html")
+        .render(
+            report=report,
+            other=other,
+            difference=_difference(results, surroundings.compared),
+            weighted=report["class_weights"] is not None,
+            fasteval=table.FASTEVAL if report["split"].startswith("fasteval") else None,
+            metric_tables=_metric_tables(report["metrics"]),
+            scale=_scale(report, other),
+            groups=groups,
+            profiles=_training_profiles(results, report, surroundings, other),
+            by_frequency=_by_frequency(report, groups) if groups else None,
+            subtrees=_subtrees(report, surroundings.hierarchy),
+            curves=_curves(report),
+            calibration=_calibration(report),
+            classes=_classes(report, groups, other),
+            examples=_example_groups(results.examples(), names),
+            top_predictions=TOP_PREDICTIONS,
+        )
     )
 
 

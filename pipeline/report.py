@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import labels, metadata, samples, storage
+from pipeline import labels, metadata, page, samples, storage
 from pipeline.dead_letter import BAD_ROW
 
 PAGE_FILE = "report.html"
@@ -63,15 +63,7 @@ def write(output: str, split: str | None = None) -> str | None:
 
 def render(output: str, split: str | None = None) -> str:
     """The page about a dataset folder, as HTML; raises ReportError."""
-    import jinja2  # it and matplotlib take a second to import: only when a page is made
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES_DIR),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page.environment(_TEMPLATES_DIR)
     environment.filters["short"] = _short
     try:
         vocabulary = metadata.load_vocabulary(output)

@@ -20,6 +20,7 @@ ALLOWED = {
         "pipeline.labels",
         "pipeline.metadata",
         "pipeline.figures",  # the look of both reports
+        "pipeline.page",
         "pipeline.hierarchy",  # subtrees of the report
         "pipeline.local_runner",  # the engines, for bulk inference
         "pipeline.options",
