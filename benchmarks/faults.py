@@ -135,7 +135,7 @@ class Training:
         """Ends the cluster as a batch system does; returns the launcher's exit code."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(60)
+        return self.process.wait(TIMEOUT)
 
 
 def read_steps(run: Path) -> list[int]:

@@ -31,8 +31,11 @@ def test_a_fault_of_a_process_costs_at_most_what_came_since_the_last_checkpoint(
 
 
 def test_a_training_that_is_ended_saves_and_leaves_no_process(training):
-    newest = checkpoint.list_checkpoints(training.run)[-1].step
     training.wait_for_steps()
+    faults.wait_until(
+        lambda: checkpoint.list_checkpoints(training.run), "a checkpoint", training.output
+    )
+    newest = checkpoint.list_checkpoints(training.run)[-1].step
     assert training.close() == 75
     assert checkpoint.list_checkpoints(training.run)[-1].step > newest
     assert "told to end (SIGTERM); step" in training.output()
