@@ -103,9 +103,6 @@ class Training:
         found = re.findall(r"(\w+ \d) (?:\(pid|is pid) (\d+)", self.output())
         return {name: int(pid) for name, pid in found}
 
-    def all_pids(self) -> list[int]:
-        return [int(pid) for pid in re.findall(r"pid (\d+)", self.output())]
-
     def steps(self) -> list[int]:
         """The steps of all progress lines so far; they go back where steps were lost."""
         return read_steps(self.run)
