@@ -284,6 +284,12 @@ def _give_up(here, doing, seconds):
     _leave(cluster.EXIT_TRY_AGAIN)
 
 
+def _say_what_was_not_raised(unraisable):
+    """Python's own, but for TensorFlow's executors, which miss their lost server when they go."""
+    if getattr(unraisable.object, "__qualname__", "") != "Executor.__del__":
+        sys.__unraisablehook__(unraisable)
+
+
 def _leave(exit_code):
     """Ends the process without TensorFlow's shutdown, which waits for servers that are gone."""
     sys.stdout.flush()
@@ -292,6 +298,7 @@ def _leave(exit_code):
 
 
 if __name__ == "__main__":
+    sys.unraisablehook = _say_what_was_not_raised
     try:
         exit_code = main()
     except Exception:
