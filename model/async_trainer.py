@@ -5,7 +5,6 @@ watches the store's counters, and writes progress lines and checkpoints. The cou
 store, so that they count what was applied, whatever was scheduled, lost or repeated on the way.
 """
 
-import concurrent.futures
 import contextlib
 import re
 import time
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from model import checkpoint, optimizers, run_folder
 from model.background_writer import BackgroundWriter
-from model.cluster import ClusterError, answers
+from model.cluster import ClusterError, silent
 from model.damage import DamagedRecords
 from model.input import SINGLE_LABEL_RULE, forget_seed, training_dataset
 from model.interruption import Interrupted
@@ -83,9 +82,8 @@ class OnCluster:
 
     def workers_alive(self):
         """(workers that answer, workers in all)."""
-        addresses = self._cluster.addresses["worker"]
-        with concurrent.futures.ThreadPoolExecutor(len(addresses)) as threads:
-            return sum(threads.map(answers, addresses)), len(addresses)
+        workers = list(enumerate(self._cluster.addresses["worker"]))
+        return len(workers) - len(silent(workers)), len(workers)
 
     def restart_input(self):
         """Lets every worker read the shards from the start, as they are now."""

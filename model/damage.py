@@ -12,6 +12,7 @@ import os
 import struct
 from pathlib import Path
 
+from model import run_folder
 from model.run_folder import TrainingError
 from pipeline import tfrecord
 
@@ -78,9 +79,8 @@ class DamagedRecords:
             )
         mended = self._mended(path)
         mended.parent.mkdir(parents=True, exist_ok=True)
-        temporary = mended.with_name(f"{mended.name}.tmp-{os.getpid()}")
-        temporary.write_bytes(b"".join(tfrecord.frame(record) for record in records))
-        os.replace(temporary, mended)
+        data = b"".join(tfrecord.frame(record) for record in records)
+        run_folder.replace(mended, lambda temporary: temporary.write_bytes(data))
         is_new = not self._list.exists()
         with open(self._list, "a", newline="") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")

@@ -4,12 +4,15 @@ Who reads them (model.status) needs the folder alone. The last sign that a proce
 it ended; one that was killed gives none, and its successor notes that.
 """
 
+import contextlib
 import json
 import os
 import socket
 import threading
 import time
 from pathlib import Path
+
+from model import run_folder
 
 PERIOD = 1.0  # seconds
 
@@ -59,13 +62,10 @@ class Heartbeat:
         with self._lock:
             if self._ended.is_set() and "ended" not in self._sign:
                 return
-            temporary = self._path.with_name(f"{self._path.name}.tmp-{os.getpid()}")
-            try:
+            text = json.dumps({**self._sign, "seen": time.time()}) + "\n"
+            with contextlib.suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(json.dumps({**self._sign, "seen": time.time()}) + "\n")
-                os.replace(temporary, self._path)
-            except OSError:
-                return
+                run_folder.replace(self._path, lambda temporary: temporary.write_text(text))
 
 
 def read(path):

@@ -73,13 +73,13 @@ def write(run_dir, config, vocabulary, class_counts):
     """Writes what the run's folder says of the run: when training is about to begin or go on."""
     folder = Path(run_dir)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    _replace(folder / "classes.tsv", vocabulary.write)
-    _replace(
+    replace(folder / "classes.tsv", vocabulary.write)
+    replace(
         folder / "class_counts.tsv",
         lambda path: labels.write_class_counts(path, vocabulary, class_counts),
     )
     # Last: a folder with a configuration is a complete one.
-    _replace(
+    replace(
         folder / "config.toml",
         lambda path: Path(path).write_text(config_module.to_toml(config)),
     )
@@ -114,7 +114,7 @@ def mark_completed(run_dir, end):
         "seconds": round(end["seconds"], 1),
         "written": time.time(),  # makes each run's marker different from the one before
     }
-    _replace(
+    replace(
         Path(run_dir) / _COMPLETED,
         lambda path: Path(path).write_text(json.dumps(contents) + "\n"),
     )
@@ -183,7 +183,8 @@ class Events:
             return 0
 
 
-def _replace(path, write):
+def replace(path, write):
+    """Writes a file whole: `write` gets a temporary path beside it, which is then renamed."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     write(temporary)
     os.replace(temporary, path)

@@ -31,7 +31,6 @@ from model.cluster import EXIT_TRY_AGAIN, ClusterError
 from model.config import ConfigError
 from model.run_folder import class_list_hash
 from model.telemetry import report
-from model.training_step import Computed
 from model.watchdog import Watchdog
 
 _GREETING, _GO = re.compile(rb"worker (\d{1,9})"), b"go"
@@ -55,13 +54,9 @@ class Group:
 
     def mean(self, computed):
         """A `Computed` of the means over the processes; the state of a noise stays as it is."""
-        loss, gradients, statistics = computed
-        floats = [statistic for statistic in statistics if statistic.dtype.is_floating]
         context = tf.distribute.get_replica_context()
-        loss, *means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [loss, *gradients, *floats])
-        gradients, rest = means[: len(gradients)], iter(means[len(gradients) :])
-        statistics = [next(rest) if s.dtype.is_floating else s for s in statistics]
-        return Computed(loss, gradients, statistics)
+        means = context.all_reduce(tf.distribute.ReduceOp.MEAN, computed.numbers())
+        return computed.with_numbers(means)
 
     def from_chief(self, arrays):
         """The chief's arrays, in every process; all give a list of the same shapes and one type.
@@ -98,27 +93,13 @@ class Group:
         state = store.export()
         kinds = [kind for kind, values in state.items() if isinstance(values, dict)]
         counters = [kind for kind in state if kind not in kinds]
-        vectors = self.from_chief([_flat(state[kind]) for kind in kinds])
+        places = [(kind, path) for kind in kinds for path in state[kind]]
+        arrays = self.from_chief([state[kind][path] for kind, path in places])
         numbers = self.from_chief([np.array([state[kind] for kind in counters], np.int64)])[0]
-        state = {
-            **{k: _cut(v, state[k]) for k, v in zip(kinds, vectors, strict=True)},
-            **{k: int(number) for k, number in zip(counters, numbers, strict=True)},
-        }
+        for (kind, path), array in zip(places, arrays, strict=True):
+            state[kind][path] = array
+        state.update(zip(counters, numbers.tolist(), strict=True))
         store.restore(state)
-
-
-def _flat(arrays):
-    """A float32 vector of the arrays by path."""
-    return np.concatenate([np.zeros(0, np.float32), *map(np.ravel, arrays.values())])
-
-
-def _cut(vector, arrays):
-    """The vector as arrays of the paths and shapes of `arrays`."""
-    pieces = np.split(vector, np.cumsum([array.size for array in arrays.values()])[:-1])
-    return {
-        path: piece.reshape(array.shape)
-        for (path, array), piece in zip(arrays.items(), pieces, strict=False)
-    }
 
 
 def join(cluster, timeout):

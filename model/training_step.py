@@ -18,6 +18,18 @@ class Computed(NamedTuple):
     gradients: list  # of the loss, in the order of Pulled.trainable
     statistics: list  # the new ones, in the order of Pulled.statistics
 
+    def numbers(self):
+        """All tensors but the states of noises, which no mean can be taken of."""
+        return [self.loss, *self.gradients, *_floats(self.statistics)]
+
+    def with_numbers(self, numbers):
+        """The same with other tensors in the place of `numbers()`, in their order."""
+        loss, *rest = numbers
+        values = iter(rest)
+        gradients = [next(values) for _ in self.gradients]
+        statistics = [next(values) if s.dtype.is_floating else s for s in self.statistics]
+        return Computed(loss, gradients, statistics)
+
 
 def training_step(config, network, store, images, targets, group=None):
     """Takes one step of `network` (a Keras model used as a pure function) against `store`.
@@ -88,21 +100,19 @@ def compute(config, network, pulled, images, targets):
             {name: target[first : first + size] for name, target in targets.items()},
             first,
         )
-        values = [part.loss, *part.gradients, *_floats(part.statistics)]
-        return i + 1, [total + value / num_parts for total, value in zip(sums, values, strict=True)]
+        numbers = zip(sums, part.numbers(), strict=True)
+        return i + 1, [total + number / num_parts for total, number in numbers]
 
     # A loop of the graph, so that there is never memory for more than one part.
-    zeros = [tf.zeros_like(v) for v in [*pulled.trainable, *_floats(pulled.statistics)]]
-    _, sums = tf.while_loop(
+    shapes = Computed(tf.constant(0.0), pulled.trainable, pulled.statistics)
+    _, means = tf.while_loop(
         lambda i, sums: i < num_parts,
         add_part,
-        (0, [tf.constant(0.0), *zeros]),
+        (0, [tf.zeros_like(number) for number in shapes.numbers()]),
         parallel_iterations=1,
         maximum_iterations=num_parts,
     )
-    gradients, means = sums[1 : len(pulled.trainable) + 1], iter(sums[len(pulled.trainable) + 1 :])
-    statistics = [next(means) if s.dtype.is_floating else s for s in pulled.statistics]
-    return Computed(sums[0], gradients, statistics)
+    return shapes.with_numbers(means)
 
 
 def _compute_part(config, network, pulled, images, targets, first):
