@@ -33,6 +33,7 @@ class InProcess:
         self._dataset_fn = dataset_fn
         self.restart_input()
 
+    is_here = True
     workers_alive = None  # there are none
 
     def restart_input(self):
@@ -79,6 +80,8 @@ class OnCluster:
         self._steps_per_closure = steps_per_closure
         self._queue_steps = 2 * cluster.num_workers * steps_per_closure
         self.restart_input()
+
+    is_here = False
 
     def workers_alive(self):
         """(workers that answer, workers in all)."""
@@ -180,9 +183,12 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
     def rate(step, samples):
         return float(optimizers.learning_rate(config, tf.constant(step), tf.constant(samples)))
 
-    def write():
+    def read():
+        return {**store.export(), "seconds": telemetry.seconds}
+
+    def write(state=None):
         started = time.monotonic()
-        state = {**store.export(), "seconds": telemetry.seconds}
+        state = state or read()
         _check_finite(state["parameters"])
         saved = checkpoint.save(run_dir, state, config, vocabulary)
         report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
@@ -233,7 +239,9 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
                 )
             _end_if_asked(signals, events, run_dir, try_to_save)
             if now - last_checkpoint > config.train.checkpoint_every and step > first_step:
-                writer.start()  # the workers go on meanwhile
+                # Workers go on meanwhile. Steps that this process takes wait until it is read: so all
+                # of the checkpoint is of one step.
+                writer.start(read() if executor.is_here else None)
                 last_checkpoint = now
             try_to(writer.poll)
         # What is still on its way on a cluster is not waited for: enough has been counted, and the

@@ -4,10 +4,10 @@ import threading
 
 
 class BackgroundWriter:
-    """Calls `write()` in a thread of its own, so that the chief goes on keeping workers busy.
+    """Calls `write` in a thread of its own, so that the chief goes on keeping workers busy.
 
     Args:
-        write: a function without arguments that returns what it wrote.
+        write: a function that returns what it wrote; it gets what `start` is given.
     """
 
     def __init__(self, write):
@@ -16,11 +16,11 @@ class BackgroundWriter:
         self._result = None
         self._error = None
 
-    def start(self):
+    def start(self, *arguments):
         """Begins to write, unless it still does; returns whether it began."""
         if self._thread is not None:
             return False
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)
         self._thread.start()
         return True
 
@@ -41,8 +41,8 @@ class BackgroundWriter:
             raise error
         return result
 
-    def _run(self):
+    def _run(self, *arguments):
         try:
-            self._result = self._write()
+            self._result = self._write(*arguments)
         except BaseException as error:
             self._error = error

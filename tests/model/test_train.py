@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from model import checkpoint, predict, run_folder, train
+from model.parameter_store import ParameterStore
 from pipeline import labels
 
 SMALL = (
@@ -52,6 +54,20 @@ def test_the_counters_say_what_was_trained(run):
     state = checkpoint.read_state(checkpoint.list_checkpoints(run)[-1].path)
     assert (state["step"], state["samples"]) == (400, 3200)
     assert json.loads((run / "completed.json").read_text())["samples"] == 3200
+
+
+def test_the_thread_that_takes_the_steps_reads_the_checkpoints(shards, tmp_path, monkeypatch):
+    export, threads = ParameterStore.export, []
+
+    def noted(store):
+        threads.append(threading.current_thread())
+        return export(store)
+
+    monkeypatch.setattr(ParameterStore, "export", noted)
+    overrides = ("--set=train.samples=1600", "--set=train.checkpoint_every=0.05")
+    assert _train(shards, tmp_path / "run", *overrides) == 0
+    assert len(threads) > 2
+    assert set(threads) == {threading.main_thread()}  # so all of one is of the same step
 
 
 def test_a_loss_that_masks_all_negatives_of_the_data_is_refused(shards, tmp_path, capfd):
