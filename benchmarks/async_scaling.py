@@ -14,12 +14,11 @@ import time
 
 import psutil
 
-from benchmarks.async_wire import connect, serve, start_servers
-from model import cluster
+from benchmarks import servers
 from model import config as config_module
+from model.cluster import Cluster
 from model.launch import processes
 
-MODULE = "benchmarks.async_scaling"
 NUM_WORKERS = 2
 STEPS_PER_CLOSURE = 32
 CLOSURES = 30
@@ -27,8 +26,9 @@ CLOSURES = 30
 
 def main(argv=None):
     """Runs the benchmark, or serves in it where TF_CONFIG says so."""
-    if cluster.Cluster.from_environment():
-        serve(cluster.Cluster.from_environment())
+    here = Cluster.from_environment()
+    if here:
+        servers.serve(here)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.async_scaling",
         description=__doc__.splitlines()[0],
@@ -48,12 +48,13 @@ def measure():
     overrides = ["input.image_size=32", "input.batch_size=1"]
     config = config_module.load_preset("jft", overrides)
     with tempfile.TemporaryDirectory() as folder:
-        servers = start_servers(folder, NUM_WORKERS, MODULE)
-        for core, worker in enumerate(servers[1:]):
+        running = servers.start(
+            "benchmarks.async_scaling", num_ps=1, num_workers=NUM_WORKERS, folder=folder
+        )
+        for core, worker in enumerate(running[1:]):
             os.sched_setaffinity(worker.pid, {core % os.cpu_count()})
         try:
-            here = cluster.Cluster.from_environment()
-            coordinator = connect(here)
+            here, coordinator = servers.connect()
             closure = _closure(config, here)
 
             def take(count):
@@ -66,7 +67,7 @@ def measure():
             take(CLOSURES)
             seconds, spent = time.monotonic() - started, _cpu_seconds() - before
         finally:
-            processes.stop(servers)
+            processes.stop(running)
     steps = CLOSURES * STEPS_PER_CLOSURE
     return {"steps_per_second": steps / seconds, "chief_cpu_per_step": spent / steps}
 

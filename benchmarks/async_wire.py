@@ -9,94 +9,41 @@ divided by the steps. A network namespace of its own (`unshare`) keeps other tra
 depend on the parameters alone, so images are small.
 """
 
-import json
-import os
 import sys
 import tempfile
 
 import psutil
 
+from benchmarks import servers
 from benchmarks.full_size import NUM_CLASSES, loopback_bytes
-from model import cluster, quiet, train
 from model import config as config_module
-from model.launch import local, processes
+from model.cluster import Cluster
+from model.launch import processes
 
 STEPS = 6
-START_TIMEOUT = 120.0  # seconds
 IMAGE_SIZE, BATCH_SIZE = 71, 2
 
 
 def main():
     """Runs the benchmark, or serves in it where TF_CONFIG says so."""
-    here = cluster.Cluster.from_environment()
+    here = Cluster.from_environment()
     if here:
-        serve(here)
+        servers.serve(here)
     with tempfile.TemporaryDirectory() as folder:
-        servers = start_servers(folder, num_workers=1)
+        running = servers.start("benchmarks.async_wire", num_ps=1, num_workers=1, folder=folder)
         try:
-            here = cluster.Cluster.from_environment()
-            coordinator = connect(here)
-            ps = psutil.Process(servers[0].pid)
+            here, coordinator = servers.connect()
+            ps = psutil.Process(running[0].pid)
             ours, ps_seconds = cost_of_store(coordinator, here, ps)
             theirs = bytes_of_keras(coordinator)
         finally:
-            processes.stop(servers)
+            processes.stop(running)
     print(f"Xception, {NUM_CLASSES:,} classes, MB a step on the loopback interface:")
     print(f"  parameter store, bfloat16 both ways   {ours / 1e6:7.1f}")
     print(f"  tf_keras fit, parameter servers       {theirs / 1e6:7.1f}")
     print(f"  ratio                                 {theirs / ours:7.2f}")
     print(f"CPU seconds of the ps for a step of the parameter store: {ps_seconds:.2f}")
     return 0
-
-
-def serve(here):
-    """Serves until the process is ended."""
-    import time
-
-    inter_op_threads, intra_op_threads = here.threads()
-    quiet.start_tensorflow(inter_op_threads, intra_op_threads)
-    import tensorflow as tf
-
-    addresses = {role: list(hosts) for role, hosts in here.addresses.items()}
-    tf.distribute.Server(
-        tf.train.ClusterSpec(addresses),
-        job_name=here.role,
-        task_index=here.index,
-        protocol="grpc",
-        config=tf.compat.v1.ConfigProto(
-            inter_op_parallelism_threads=inter_op_threads,
-            intra_op_parallelism_threads=intra_op_threads,
-        ),
-    )
-    while True:
-        time.sleep(1.0)
-
-
-def connect(here):
-    """The coordinator of the servers."""
-    quiet.start_tensorflow(*here.threads())
-    return train.connect(here, START_TIMEOUT, lambda doing: None)
-
-
-def start_servers(folder, num_workers, module="benchmarks.async_wire"):
-    """[ps, workers]: started; this process is their chief from here on."""
-    ports = iter(local.free_ports(2 + num_workers))
-    addresses = {
-        role: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
-        for role, count in (("chief", 1), ("ps", 1), ("worker", num_workers))
-    }
-    servers = []
-    for role, index in [("ps", 0), *(("worker", i) for i in range(num_workers))]:
-        task = {"cluster": addresses, "task": {"type": role, "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
-        log = open(os.path.join(folder, f"{role}-{index}.log"), "w")  # noqa: SIM115
-        command = [sys.executable, "-m", module]
-        servers.append(processes.start(command, env=environment, stderr=log))
-        log.close()
-    os.environ["TF_CONFIG"] = json.dumps(
-        {"cluster": addresses, "task": {"type": "chief", "index": 0}}
-    )
-    return servers
 
 
 def cost_of_store(coordinator, here, ps):

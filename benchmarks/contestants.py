@@ -6,9 +6,10 @@ The peers are the networks of keras.applications and of tf_keras (Keras 2, whose
 is one fused kernel too), trained by their own `fit`.
 """
 
+import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,23 @@ class Rate(NamedTuple):
 
     steps_per_second: float
     cpu_seconds: float  # a step, of all threads
+
+
+def add_arguments(parser: argparse.ArgumentParser, precisions: Sequence[str]) -> None:
+    """Adds the options of a Setting, with these precisions by default, and of `measure`."""
+    add = parser.add_argument
+    add("--image_size", type=int, default=299, help="pixels a side (299)")
+    add("--batch_size", type=int, default=8, help="images a step (8)")
+    add("--num_classes", type=int, default=1000, help="(1000, as in table 3)")
+    add(
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=precisions,
+        help=f"({' '.join(precisions)})",
+    )
+    add("--rounds", type=int, default=5, help="the median is printed (5)")
+    add("--steps", type=int, default=3, help="of each in a round (3)")
 
 
 def ours(network_name: str, setting: Setting) -> Contestant:

@@ -9,18 +9,16 @@ The two take turns; the median of the rounds is printed.
 """
 
 import argparse
-import json
 import math
-import os
 import statistics
 import sys
 import tempfile
 import time
 
-from model import cluster, interruption, quiet, train
+from benchmarks import servers
 from model import config as config_module
-from model.config import TrainConfig
-from model.launch import local, processes
+from model.cluster import Cluster
+from model.launch import processes
 
 ROUNDS = 5
 STEPS_PER_CLOSURE = 4
@@ -32,11 +30,9 @@ CASES = (  # what, overrides of the JFT preset, classes, closures a round
 
 def main(argv=None):
     """Runs the benchmark, or serves in it where TF_CONFIG says so."""
-    here = cluster.Cluster.from_environment()
+    here = Cluster.from_environment()
     if here:
-        with interruption.Signals() as signals:
-            cluster.serve(here, os.environ["BENCHMARK_DIR"], TrainConfig(), signals)
-        return 0
+        servers.serve(here)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.parameter_store",
         description=__doc__.splitlines()[0],
@@ -45,37 +41,19 @@ def main(argv=None):
     parser.add_argument("--num_ps", type=int, default=1, help="parameter servers (default: 1)")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        servers = start_servers(options.num_ps, folder)
+        running = servers.start(
+            "benchmarks.parameter_store", options.num_ps, num_workers=1, folder=folder
+        )
         try:
-            here = cluster.Cluster.from_environment()
-            quiet.start_tensorflow(*here.threads())
-            coordinator = train.connect(here, TrainConfig().start_timeout, lambda doing: None)
+            here, coordinator = servers.connect()
             for name, overrides, num_classes, closures in CASES:
                 wire = "float32" if "float32" in name else "bfloat16"
                 wires = [f"train.{way}_dtype={wire}" for way in ("pull", "push")]
                 config = config_module.load_preset("jft", [*overrides, *wires])
                 compare(coordinator, here, name, config, num_classes, closures)
         finally:
-            processes.stop(servers)
+            processes.stop(running)
     return 0
-
-
-def start_servers(num_ps, folder):
-    """Starts ps and a worker, and makes this process their chief."""
-    ports = iter(local.free_ports(2 + num_ps))
-    addresses = {
-        role: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
-        for role, count in (("chief", 1), ("ps", num_ps), ("worker", 1))
-    }
-    command = [sys.executable, "-m", "benchmarks.parameter_store"]
-    servers = []
-    for role, index in [*(("ps", i) for i in range(num_ps)), ("worker", 0)]:
-        task = {"cluster": addresses, "task": {"type": role, "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task), "BENCHMARK_DIR": folder}
-        servers.append(processes.start(command, env=environment))
-    task = {"cluster": addresses, "task": {"type": "chief", "index": 0}}
-    os.environ["TF_CONFIG"] = json.dumps(task)
-    return servers
 
 
 def compare(coordinator, here, name, config, num_classes, closures):

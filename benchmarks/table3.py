@@ -32,14 +32,7 @@ def main(argv=None):
         description=__doc__.splitlines()[0],
         epilog="example: python -m benchmarks.table3 --image_size=149 --batch_size=16 --rounds=3",
     )
-    parser.add_argument("--image_size", type=int, default=299, help="pixels a side (299)")
-    parser.add_argument("--batch_size", type=int, default=8, help="images a step (8)")
-    parser.add_argument("--num_classes", type=int, default=1000, help="(1000, as in table 3)")
-    parser.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS[:1], help="(float32)"
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="the median is printed (5)")
-    parser.add_argument("--steps", type=int, default=3, help="of each in a round (3)")
+    contestants.add_arguments(parser, PRECISIONS[:1])
     options = parser.parse_args(argv)
     from model import quiet
 

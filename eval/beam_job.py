@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import table
-from eval.evaluate import EXIT_TRY_AGAIN, EXIT_USAGE, USER_ERRORS, evaluate_once
+from eval.evaluate import EXIT_TRY_AGAIN, EXIT_USAGE, USER_ERRORS, add_checkpoint, evaluate_once
 from eval.evaluation_set import EvaluationSet
 from eval.evaluator import RunEvaluator
 from eval.report import Surroundings
@@ -85,13 +85,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("--data", required=True, help="folder that beam_runner.py wrote")
     add("--split", default="eval", help="split to score (default: eval)")
     add("--class_weights", help="TSV of class and weight (default: all classes weigh the same)")
-    add("--checkpoint", default="latest", metavar="STEP", help="latest (default), or a step")
-    add(
-        "--parameters",
-        choices=("ema", "raw"),
-        default="ema",
-        help="ema: Polyak averages (default); raw: as training left them",
-    )
+    add_checkpoint(parser)
     add("--output", required=True, metavar="DIR", help="where predictions and reports go")
     add(
         "--top",

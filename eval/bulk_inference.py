@@ -29,11 +29,12 @@ from eval.examples import Gallery
 from eval.ranking import retrieve, truth_of
 from eval.scores import Batch, Scores
 from eval.tally import Tally
+from model import quiet
 from model.checkpoint import CheckpointError
+from model.cluster import EXIT_TRY_AGAIN
 from pipeline import local_runner
 from pipeline.sharding import ShardError
 
-EXIT_TRY_AGAIN = 75
 _SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -133,9 +134,8 @@ class CountParts(beam.DoFn):
         self._task = task
 
     def setup(self) -> None:
-        if self._task.threads:  # read by TensorFlow when it starts
-            for pool in ("INTRAOP", "INTEROP"):
-                os.environ[f"TF_NUM_{pool}_THREADS"] = str(self._task.threads)
+        if self._task.threads:
+            quiet.limit_threads(self._task.threads)
 
     def process(self, element: tuple[int, Part]) -> None:
         number, part = element

@@ -232,13 +232,7 @@ def _add_scores(group: Any) -> None:
     add("--workdir", metavar="RUN", help="folder of a training run")
     add("--model", metavar="PATH", help="a .keras file, or the folder of a SavedModel")
     add("--predictions", metavar="FILE", help="scores: .npy (dense), .npz or .parquet (lists)")
-    add("--checkpoint", default="latest", metavar="STEP", help="latest (default), or a step")
-    add(
-        "--parameters",
-        choices=("ema", "raw"),
-        default="ema",
-        help="ema: Polyak averages (default); raw: as training left them",
-    )
+    add_checkpoint(group)
     add("--watch", action="store_true", help="evaluate each new checkpoint until training ends")
     add(
         "--watch_timeout",
@@ -269,6 +263,19 @@ def _add_scores(group: Any) -> None:
         choices=tuple(PROBABILITY_OF),
         default="unknown",
         help="what predictions or a SavedModel's outputs are (default: unknown, not calibrated)",
+    )
+
+
+def add_checkpoint(group: Any) -> None:
+    """Adds the options that choose among a run's checkpoints, and what of one is evaluated."""
+    group.add_argument(
+        "--checkpoint", default="latest", metavar="STEP", help="latest (default), or a step"
+    )
+    group.add_argument(
+        "--parameters",
+        choices=("ema", "raw"),
+        default="ema",
+        help="ema: Polyak averages (default); raw: as training left them",
     )
 
 

@@ -10,7 +10,6 @@ all of them: WorkerError.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -29,9 +28,10 @@ from eval.examples import Gallery
 from eval.progress import Progress
 from eval.scores import Scores
 from eval.tally import Tally
+from model import quiet
+from model.launch.processes import die_with_parent
 
 SILENCE = 300.0  # seconds; the first batch comes after TensorFlow's start
-_PR_SET_PDEATHSIG = 1
 
 
 class WorkerError(RuntimeError):
@@ -154,12 +154,10 @@ class _Worker:
 def _serve(connection: Connection, threads: int, parent: int) -> None:
     """What a process does: count one part after another."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:
         sys.exit(1)  # it was quicker
-    for pool in ("INTRAOP", "INTEROP"):
-        os.environ[f"TF_NUM_{pool}_THREADS"] = str(threads)
+    quiet.limit_threads(threads)
     while True:
         try:
             scores, evaluation_set, part, result = connection.recv()

@@ -239,8 +239,8 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
                 )
             _end_if_asked(signals, events, run_dir, try_to_save)
             if now - last_checkpoint > config.train.checkpoint_every and step > first_step:
-                # Workers go on meanwhile. Steps that this process takes wait until it is read: so all
-                # of the checkpoint is of one step.
+                # Workers go on meanwhile. Steps that this process takes wait until it is read, so
+                # that all of the checkpoint is of one step.
                 writer.start(read() if executor.is_here else None)
                 last_checkpoint = now
             try_to(writer.poll)

@@ -137,7 +137,7 @@ def serve(cluster, run_dir, timeouts, signals):
     address is taken; Interrupted on SIGTERM, a ps after the chief has saved what it holds.
     """
     before = run_folder.read_completed(run_dir)
-    _start_server(cluster)
+    start_server(cluster)
     print(f"{cluster.task} serves at {cluster.address}", file=sys.stderr, flush=True)
     chief = _Chief(cluster.addresses["chief"][0], timeouts)
     with signals.deferred():
@@ -154,7 +154,7 @@ def serve(cluster, run_dir, timeouts, signals):
             time.sleep(1.0)
 
 
-def _start_server(cluster):
+def start_server(cluster):
     """Starts TensorFlow and its server; ClusterError if the port is taken."""
     port = int(cluster.address.rsplit(":", 1)[1])
     if not port_is_free(port):

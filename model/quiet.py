@@ -38,3 +38,9 @@ def start_tensorflow(inter_op_threads=0, intra_op_threads=0, *, initialize=True)
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def limit_threads(count):
+    """Sets both thread pools of a TensorFlow that starts in this process later."""
+    for pool in ("INTRAOP", "INTEROP"):
+        os.environ[f"TF_NUM_{pool}_THREADS"] = str(count)

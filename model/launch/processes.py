@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 def start(command, **options):
     """`subprocess.Popen` of a process that the kernel kills when this one dies (on Linux)."""
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent, **options
+        command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, **options
     )
 
 
@@ -42,6 +42,7 @@ def raise_interrupt_on_sigterm():
     signal.signal(signal.SIGTERM, interrupt)
 
 
-def _die_with_parent():
+def die_with_parent():
+    """Lets the kernel kill this process when its parent dies (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
