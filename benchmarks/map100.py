@@ -34,7 +34,8 @@ from sklearn.metrics import average_precision_score
 from eval import intervals
 from eval.average_precision import Accumulator, K, LabelPairs
 from eval.metrics import Measured
-from eval.ranking import ClassRanking, floors_of_best, retrieve, truth_of
+from eval.ranking import ClassRanking
+from eval.retrieval import floors_of_best, retrieve, truth_of
 from eval.uncut import UncutRanking
 
 _BLOCK = 61  # images; 17,000 classes of so many are what the evaluator looks at together

@@ -27,16 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.ranking import (
-    ClassRanking,
-    ImageRanking,
-    Ranked,
-    TopImages,
-    Truth,
-    floors_of_best,
-    retrieve,
-    truth_of,
-)
+from eval.ranking import ClassRanking, ImageRanking, Ranked, TopImages
+from eval.retrieval import Truth, floors_of_best, retrieve, truth_of
 from eval.top_predictions import TopPredictions, TopResult
 
 K = 100

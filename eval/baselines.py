@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.ranking import retrieve, truth_of
+from eval.retrieval import retrieve, truth_of
 
 
 def prior_scores(class_counts: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from eval import part_files
 from eval.evaluation_set import EvaluationError, EvaluationSet, Part
 from eval.evaluator import count
 from eval.examples import Gallery
-from eval.ranking import retrieve, truth_of
+from eval.retrieval import retrieve, truth_of
 from eval.scores import Batch, Scores
 from eval.tally import Tally
 from model import quiet

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from eval.average_precision import Accumulator
-from eval.ranking import truth_of
+from eval.retrieval import truth_of
 from eval.scores import Batch
 from eval.uncut import UncutRanking
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.ranking import Retrieved, Truth, precision_at_hits
+from eval.ranking import precision_at_hits
+from eval.retrieval import Retrieved, Truth
 
 RANKS = (1, 5, 10, 100)
 GAP_RANK = 20

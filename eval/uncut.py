@@ -16,11 +16,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from eval.ranking import Truth, divide
+from eval.ranking import divide
+from eval.retrieval import LOWEST, Truth
 
 MAX_SCORES = 1 << 32  # 16 GB of temporary file; what is larger is evaluated with the cut alone
 _CHUNK_SCORES = 1 << 23  # scores sorted together; bounds memory, never changes a result
-_LOWEST = np.finfo(np.float32).min
 
 DEFINITIONS = {
     "macro": (
@@ -72,7 +72,7 @@ class UncutRanking:
         positives = np.bincount(classes, minlength=self._num_classes)
         order = np.lexsort((scores, classes))
         by_class = np.split(scores[order], np.cumsum(positives)[:-1])
-        ranked = np.sort(scores[scores >= _LOWEST])
+        ranked = np.sort(scores[scores >= LOWEST])
         num_ranked = np.zeros(len(ranked), np.int64)
         total = np.zeros(self._num_classes)
         for first, columns in self._columns():
@@ -83,7 +83,7 @@ class UncutRanking:
                 first + with_positives, np.sort(columns[with_positives], axis=1), strict=True
             ):
                 of_hits = by_class[class_id]
-                of_hits = of_hits[np.searchsorted(of_hits, _LOWEST) :]
+                of_hits = of_hits[np.searchsorted(of_hits, LOWEST) :]
                 above = len(column) - np.searchsorted(column, of_hits)
                 total[class_id] = math.fsum(_num_at_least(of_hits) / above)
         micro = math.fsum(_num_at_least(ranked) / num_ranked)

@@ -42,6 +42,7 @@ METRICS = (
     "influence",
     "intervals",
     "ranking",
+    "retrieval",
     "top_predictions",
     "uncut",
 )

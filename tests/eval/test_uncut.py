@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score
 from test_average_precision import LABELS, SCORES, as_arrays, random_case
 
 from eval import uncut
-from eval.ranking import truth_of
+from eval.retrieval import truth_of
 from eval.uncut import UncutRanking
 
 
