@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks import usage
-from benchmarks.faults import CLOSURE, TINY, FaultError, Row, read_steps, wait_until
+from benchmarks.fault_rows import CLOSURE, TINY, FaultError, Row, read_steps, wait_until
 from model.launch import processes
 
 PORT = 4000

@@ -1,0 +1,232 @@
+"""Faults of single processes of a cluster under the launcher: killed, told to end, stopped."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import usage
+from benchmarks.fault_rows import (
+    CLOSURE,
+    TIMEOUT,
+    TINY,
+    FaultError,
+    Row,
+    number_of,
+    progress_steps,
+    read_steps,
+    wait_until,
+)
+from model import checkpoint
+from model.launch import processes
+
+JOIN_SECONDS = 8.0  # that a worker which serves again is given until it takes steps again
+
+
+class Training:
+    """A cluster under `python -m model.launch local`, in a run folder of its own."""
+
+    def __init__(self, shards: Path, run: Path, *more: str):
+        self.run = run
+        self.log_path = run.with_suffix(".log")
+        command = [
+            *(sys.executable, "-m", "model.launch", "local", "--num_workers=2", "--num_ps=1", "--"),
+            *(*TINY, f"--data={shards}", f"--workdir={run}", *more),
+        ]
+        with open(self.log_path, "ab") as log:
+            self.process = processes.start(command, stderr=log, cwd=usage.ROOT)
+
+    def output(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def pids(self) -> dict[str, int]:
+        """The newest process of each role: {"worker 0": pid}."""
+        found = re.findall(r"(\w+ \d) (?:\(pid|is pid) (\d+)", self.output())
+        return {name: int(pid) for name, pid in found}
+
+    def steps(self) -> list[int]:
+        """The steps of all progress lines so far; they go back where steps were lost."""
+        return read_steps(self.run)
+
+    def wait_until(self, condition: Callable[[], object], what: str):
+        """As wait_until; also FaultError if the launcher ends meanwhile."""
+
+        def check():
+            if self.process.poll() is not None:
+                raise FaultError(f"ended before {what}:\n{self.output()}")
+            return condition()
+
+        return wait_until(check, what, self.output)
+
+    def wait_for_steps(self) -> None:
+        """Returns when both workers have answered and training goes on."""
+        seen = len(self.steps())
+        self.wait_until(lambda: len(self.steps()) > seen + 2, "steps before a fault")
+
+    def send(self, name: str, number: int) -> int:
+        """Sends a signal to a process of the cluster; returns its pid."""
+        pid = self.pids()[name]
+        os.kill(pid, number)
+        return pid
+
+    def close(self) -> int:
+        """Ends the cluster as a batch system does; returns the launcher's exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(TIMEOUT)
+
+
+def hit_worker(number: int, says: str, happens: str) -> Callable[[str, Training], Row]:
+    """A fault of a worker: the others go on, and the launcher replaces it."""
+
+    def cause(fault: str, training: Training) -> Row:
+        training.wait_for_steps()
+        time.sleep(JOIN_SECONDS)
+        output = len(training.output())
+        count, before = len(training.steps()), training.steps()[-1]
+        starts = training.output().count("Going on from")
+        started = time.monotonic()
+        victim = training.send("worker 1", number)
+        training.wait_until(lambda: training.steps()[-1] > before + 2 * CLOSURE, "steps of others")
+        seconds = time.monotonic() - started
+        training.wait_until(lambda: training.pids()["worker 1"] != victim, "a new worker")
+        wait_until(
+            lambda: answers_for(training, "worker 1"), "the new worker's server", training.output
+        )
+        training.wait_for_steps()
+        said = training.output()[output:]
+        steps = training.steps()[count - 1 :]
+        if training.output().count("Going on from") != starts or steps != sorted(steps):
+            raise FaultError(f"the others did not go on:\n{said}")
+        if says not in said:
+            raise FaultError(f"{says!r} was not said:\n{said}")
+        return Row(fault, happens, 0, f"≤ {CLOSURE}", seconds, ending(said, "worker 1"))
+
+    return cause
+
+
+def hit_cluster(name: str, number: int, says: str, happens: str) -> Callable[[str, Training], Row]:
+    """A fault after which all processes start again from a checkpoint."""
+
+    def cause(fault: str, training: Training) -> Row:
+        training.wait_for_steps()
+        training.wait_until(lambda: checkpoint.list_checkpoints(training.run), "a checkpoint")
+        output = len(training.output())
+        started = time.monotonic()
+        training.send(name, number)
+        return recovery(fault, training, name, output, started, says, happens)
+
+    return cause
+
+
+def recovery(fault, training, name, output, started, says, happens) -> Row:
+    """The row of a fault after which all start again: what was lost, by the chief's own lines."""
+
+    def resumed():
+        return re.search(r"Going on from step ([\d,]+)(.*)", training.output()[output:], re.DOTALL)
+
+    training.wait_until(lambda: (found := resumed()) and "\nstep " in found[2], "a next step")
+    seconds = time.monotonic() - started
+    said = training.output()[output:]
+    whole = training.output()
+    before = progress_steps(whole[: whole.index("Going on from", output)])
+    lost = max(0, before[-1] - number_of(resumed()[1]))
+    if says not in said:
+        raise FaultError(f"{says!r} was not said:\n{said}")
+    return Row(fault, happens, lost, str(lost), seconds, ending(said, name))
+
+
+def ending(said: str, name: str) -> str:
+    """How a process ended, as the launcher says it."""
+    found = re.search(rf"{name} ended with (?:exit code )?(.*)", said)
+    return found[1] if found else "killed by the launcher"
+
+
+def answers_for(training: Training, name: str) -> bool:
+    log = training.run / "logs" / f"{name.replace(' ', '-')}.log"
+    return log.read_text().count("serves at") >= training.output().count(f"{name} is pid")
+
+
+def take_port(fault: str, training: Training) -> Row:
+    """Kills a worker and listens on its port before it is back."""
+    training.wait_for_steps()
+    output = len(training.output())
+    log = (training.run / "logs" / "worker-1.log").read_text()
+    port = int(re.findall(r"serves at 127\.0\.0\.1:(\d+)", log)[-1])
+    started = time.monotonic()
+    training.send("worker 1", signal.SIGKILL)
+    with contextlib.ExitStack() as stack:
+
+        def taken():
+            with contextlib.suppress(OSError):
+                return stack.enter_context(socket.create_server(("127.0.0.1", port)))
+
+        wait_until(taken, "the port of the dead worker", training.output)
+        return recovery(
+            fault,
+            training,
+            "worker 1",
+            output,
+            started,
+            "has taken the port of worker 1",
+            "the others go on for 10 s; then the chief saves and all start again on other ports",
+        )
+
+
+FAULTS: dict[str, Callable[[str, Training], Row]] = {
+    "worker: kill -9": hit_worker(
+        signal.SIGKILL, "worker 1 ended with signal SIGKILL", "replaced; the others go on"
+    ),
+    "worker: SIGTERM": hit_worker(
+        signal.SIGTERM,
+        "worker 1 ended with exit code 75",
+        "hands its closure back and ends; replaced; the others go on",
+    ),
+    "worker: SIGSTOP": hit_worker(
+        signal.SIGSTOP,
+        "worker 1 hangs since",
+        "found after `stall_timeout`, killed and replaced; the others go on",
+    ),
+    "worker: its port is taken": take_port,
+    "ps: kill -9": hit_cluster(
+        "ps 0",
+        signal.SIGKILL,
+        "starting the cluster again",
+        "all start again from the newest checkpoint",
+    ),
+    "ps: SIGTERM": hit_cluster(
+        "ps 0",
+        signal.SIGTERM,
+        "ps 0 has to leave; step",
+        "the chief saves for it; all start again from there",
+    ),
+    "ps: SIGSTOP": hit_cluster(
+        "ps 0",
+        signal.SIGSTOP,
+        "from ps 0 at",
+        "after `stall_timeout` all start again from the newest checkpoint",
+    ),
+    "chief: kill -9": hit_cluster(
+        "chief 0",
+        signal.SIGKILL,
+        "starting the cluster again",
+        "all start again from the newest checkpoint",
+    ),
+    "chief: SIGTERM": hit_cluster(
+        "chief 0",
+        signal.SIGTERM,
+        "told to end (SIGTERM); step",
+        "saves and ends; all start again from there",
+    ),
+    "chief: SIGSTOP": hit_cluster(
+        "chief 0",
+        signal.SIGSTOP,
+        "starting the cluster again",
+        "the servers miss it after `stall_timeout` and end; all start again",
+    ),
+}
