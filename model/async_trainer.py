@@ -183,31 +183,6 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
     def rate(step, samples):
         return float(optimizers.learning_rate(config, tf.constant(step), tf.constant(samples)))
 
-    def read():
-        return {**store.export(), "seconds": telemetry.seconds}
-
-    def write(state=None):
-        started = time.monotonic()
-        state = state or read()
-        _check_finite(state["parameters"])
-        saved = checkpoint.save(run_dir, state, config, vocabulary)
-        report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
-        return {key: state[key] for key in ("step", "samples", "seconds")}
-
-    def try_to(function):
-        """What `write` gave, or None where the disk does not take it: said, never an end."""
-        try:
-            return function()
-        except OSError as error:
-            report(f"No checkpoint was written, training goes on and will try again: {error}")
-            return None
-
-    def try_to_save():
-        watchdog.feed("reading the parameters for a checkpoint")
-        try_to(writer.wait)
-        return try_to(write)
-
-    writer = BackgroundWriter(write)
     stall_timeout = config.train.stall_timeout
     first_timeout = max(stall_timeout, config.train.start_timeout)
     events = run_folder.Events(run_dir)
@@ -216,6 +191,7 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
         progress = store.progress()
         first_step = progress.step
         telemetry = Telemetry(config, run_dir, store, rate, seconds_before, executor.workers_alive)
+        saver = _Saver(config, store, run_dir, vocabulary, telemetry, watchdog)
         last_checkpoint = last_step_at = time.monotonic()
         while progress.samples < config.train.samples:
             step = progress.step
@@ -233,26 +209,69 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
                 last_step_at = now
                 watchdog.settle()
             elif now - last_step_at > timeout:
-                try_to_save()  # the servers answer: nothing needs to be lost
+                saver.save()  # the servers answer: nothing needs to be lost
                 raise ClusterError(
                     f"No worker has finished a step for {timeout:.0f} s, since step {step}."
                 )
-            _end_if_asked(signals, events, run_dir, try_to_save)
+            _end_if_asked(signals, events, run_dir, saver.save)
             if now - last_checkpoint > config.train.checkpoint_every and step > first_step:
-                # Workers go on meanwhile. Steps that this process takes wait until it is read, so
-                # that all of the checkpoint is of one step.
-                writer.start(read() if executor.is_here else None)
+                saver.start(reads_first=executor.is_here)
                 last_checkpoint = now
-            try_to(writer.poll)
+            saver.poll()
         # What is still on its way on a cluster is not waited for: enough has been counted, and the
         # worker that takes it may hang.
         telemetry.update(progress, _count(executor.damaged), final=True)
         deadline = time.monotonic() + stall_timeout
-        while (end := try_to_save()) is None:
+        while (end := saver.save()) is None:
             if signals.received is not None or time.monotonic() > deadline:
                 raise ClusterError("Training is done and its last checkpoint could not be written.")
             time.sleep(5.0)
         return end
+
+
+class _Saver:
+    """Writes the checkpoints of a training. A disk that takes none is said, and never an end."""
+
+    def __init__(self, config, store, run_dir, vocabulary, telemetry, watchdog):
+        self._config, self._store, self._vocabulary = config, store, vocabulary
+        self._run_dir, self._telemetry, self._watchdog = run_dir, telemetry, watchdog
+        self._writer = BackgroundWriter(self._write)
+
+    def start(self, reads_first):
+        """Begins one while workers go on.
+
+        `reads_first`: steps that this process takes wait until it is read, so that all of the
+        checkpoint is of one step.
+        """
+        self._writer.start(self._read() if reads_first else None)
+
+    def poll(self):
+        """Says what went wrong with the one that was begun."""
+        self._try_to(self._writer.poll)
+
+    def save(self):
+        """Writes one now: {"step", "samples", "seconds"} of it, None where that fails."""
+        self._watchdog.feed("reading the parameters for a checkpoint")
+        self._try_to(self._writer.wait)
+        return self._try_to(self._write)
+
+    def _read(self):
+        return {**self._store.export(), "seconds": self._telemetry.seconds}
+
+    def _write(self, state=None):
+        started = time.monotonic()
+        state = state or self._read()
+        _check_finite(state["parameters"])
+        saved = checkpoint.save(self._run_dir, state, self._config, self._vocabulary)
+        report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
+        return {key: state[key] for key in ("step", "samples", "seconds")}
+
+    def _try_to(self, function):
+        try:
+            return function()
+        except OSError as error:
+            report(f"No checkpoint was written, training goes on and will try again: {error}")
+            return None
 
 
 def _mend(executor, error):
@@ -269,14 +288,14 @@ def _count(damaged):
     return damaged.count if damaged else 0
 
 
-def _end_if_asked(signals, events, run_dir, try_to_save):
+def _end_if_asked(signals, events, run_dir, save):
     """Saves and raises if a signal came, or a ps says that it has to leave."""
     if signals.received is not None:
-        saved = try_to_save()
+        saved = save()
         raise Interrupted(signals.received, _what_is_kept(saved))
     for event in events.new():
         if event["event"] == "leaving":
-            saved = try_to_save()
+            saved = save()
             run_folder.add_event(run_dir, event["task"], "saved")
             raise ClusterError(f"{event['task']} has to leave; {_what_is_kept(saved)}.")
 
