@@ -89,7 +89,7 @@ def _pull_on_precisions(ranked: Ranked, pairs_of_class: np.ndarray) -> np.ndarra
     precisions = num_hits / num_ranked
     # Of every pair the hits that score no higher: from its equals' first to the last of its class.
     hits_before = np.cumsum(ranked.hits) - ranked.hits
-    first = hits_before[ranked.ties[0]]
+    first = hits_before[ranked.tie_starts]
     last = np.searchsorted(groups, np.arange(len(pairs_of_class)), side="right")
 
     def sums_below(values: np.ndarray) -> np.ndarray:

@@ -34,14 +34,14 @@ class Ranked:
     images: np.ndarray  # uint32, the image's number; of equal keys and hits in any order
 
     @functools.cached_property
-    def ties(self) -> tuple[np.ndarray, np.ndarray]:
-        """See tie_borders."""
-        return tie_borders(self.keys)
+    def tie_starts(self) -> np.ndarray:
+        """See tie_starts."""
+        return tie_starts(self.keys)
 
     @functools.cached_property
     def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See counts_at_hits."""
-        return counts_at_hits(self.keys, self.hits, self.ties[1])
+        return counts_at_hits(self.keys, self.hits)
 
     @property
     def scores(self) -> np.ndarray:
@@ -83,6 +83,7 @@ class ClassRanking:
             precisions = hits_above / pairs_above
         else:
             packed = np.concatenate(self._packed)
+            packed = packed[(positives > 0)[packed >> 33]]  # of other classes nothing is asked
             packed.sort()
             classes, precisions = precision_at_hits(packed >> 1, (packed & 1).astype(bool))
         num_hits = np.bincount(classes, minlength=self._num_classes)
@@ -235,33 +236,37 @@ def precision_at_hits(keys: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, n
         keys: uint64, ascending: the group (high 32 bits), then the descending score (low 32 bits).
         hits: bool, beside the keys.
     """
-    groups, num_hits, num_ranked = counts_at_hits(keys, hits, tie_borders(keys)[1])
+    groups, num_hits, num_ranked = counts_at_hits(keys, hits)
     return groups, num_hits / num_ranked
 
 
-def counts_at_hits(
-    keys: np.ndarray, hits: np.ndarray, tie_ends: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def counts_at_hits(keys: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns of every hit its group, and how many hits and pairs of it score at least as high."""
     where = np.flatnonzero(hits)
     groups = (keys[where] >> 32).astype(np.int64)
     firsts = np.flatnonzero(np.diff(groups, prepend=-1))  # of the hits, the first of each group
     starts = np.searchsorted(keys, groups[firsts].astype(np.uint64) << 32)
     hits_of_group = np.diff(firsts, append=len(groups))
-    ends = tie_ends[where]  # equal scores share one threshold
+    ends = _ends_of_ties(keys, where)  # equal scores share one threshold
     num_hits = np.cumsum(hits)[ends - 1] - np.repeat(firsts, hits_of_group)
     return groups, num_hits, ends - np.repeat(starts, hits_of_group)
 
 
-def tie_borders(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every one of ascending keys where its equals start, and where they end."""
-    places = np.arange(len(keys))
+def _ends_of_ties(keys: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Where, after these places in ascending keys, the next higher key comes."""
+    ends = where + 1
+    is_last = np.append(keys[1:] != keys[:-1], True)
+    open_ties = np.flatnonzero(~is_last[where])  # few: the hits stand last among their equals
+    if len(open_ties):
+        lasts = np.flatnonzero(is_last)
+        ends[open_ties] = lasts[np.searchsorted(lasts, where[open_ties])] + 1
+    return ends
+
+
+def tie_starts(keys: np.ndarray) -> np.ndarray:
+    """Of every one of ascending keys where its equals start."""
     is_first = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
-    if is_first.all():
-        return places, places + 1
-    firsts = np.flatnonzero(is_first)
-    ties = np.cumsum(is_first) - 1
-    return firsts[ties], np.append(firsts[1:], len(keys))[ties]
+    return np.maximum.accumulate(np.where(is_first, np.arange(len(keys)), 0))
 
 
 def _largest_weights(truth: Truth, weights: np.ndarray, k: int) -> np.ndarray:

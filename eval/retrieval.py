@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LOWEST = np.finfo(np.float32).min  # what is lower, minus infinity, is not scored
-_MOST_FOLDS, _GROUPS_OF_K = 16, 8  # fastest at 17,000 classes and k = 100; change no result
+_MOST_FOLDS, _GROUPS_OF_K = 32, 5  # fastest at 17,000 classes and k = 100; change no result
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ def truth_of(labels: Sequence[np.ndarray], num_classes: int) -> Truth:
             f"Class ids must be in 0..{num_classes - 1}. Received: {classes[outside][0]}."
         )
     places = rows * num_classes + classes
-    if not (np.diff(places) > 0).all():
+    if not (places[1:] > places[:-1]).all():
         places = np.unique(places)
-    return Truth(*np.divmod(places, num_classes), places, len(labels))
+        rows, classes = np.divmod(places, num_classes)
+    return Truth(rows, classes, places, len(labels))
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,12 @@ def retrieve(
         floors = floors_of_best(scores, k)
     num_images, num_classes = scores.shape
     flat = np.flatnonzero(scores >= floors[:, None])
-    rows = flat // num_classes
     kept = scores.reshape(-1)[flat]
+    rows = flat // num_classes
     counts = np.bincount(rows, minlength=num_images)
     if counts.max(initial=0) > k:
-        edge = _kth_of_rows(kept, rows, counts, k)
-        above, tied = kept > edge[rows], kept == edge[rows]
-        free = k - np.bincount(rows[above], minlength=num_images)
-        ties_before = np.cumsum(tied) - tied
-        ties_before -= ties_before[np.searchsorted(rows, rows)]
-        keep = above | tied & (ties_before < free[rows])
-        flat, rows, kept = flat[keep], rows[keep], kept[keep]
+        best = np.flatnonzero(_are_best(kept, rows, counts, k))
+        flat, rows, kept = flat[best], rows[best], kept[best]
     return Retrieved(
         rows, flat - rows * num_classes, descending_bits(kept), among(truth.places, flat)
     )
@@ -110,12 +106,29 @@ def floors_of_best(scores: np.ndarray, k: int) -> np.ndarray:
     return floors
 
 
-def _kth_of_rows(values: np.ndarray, rows: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
+def _are_best(values: np.ndarray, rows: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
+    """Which values, in order of row, are among their row's k highest; of equal ones the first."""
+    firsts = np.cumsum(counts) - counts
+    edges = _kth_of_rows(values, rows, np.arange(len(rows)) - firsts[rows], counts, k)[rows]
+    best = values >= edges
+    if np.count_nonzero(best) > np.minimum(counts, k).sum():
+        above, tied = values > edges, values == edges
+        free = k - np.bincount(rows[above], minlength=len(counts))
+        ties_before = np.cumsum(tied) - tied
+        ties_before -= ties_before[np.minimum(firsts, len(rows) - 1)][rows]
+        best = above | tied & (ties_before < free[rows])
+    return best
+
+
+def _kth_of_rows(
+    values: np.ndarray, rows: np.ndarray, columns: np.ndarray, counts: np.ndarray, k: int
+) -> np.ndarray:
     """The k-th highest of each row's values, minus infinity where there are fewer."""
     width = counts.max()
     table = np.full((len(counts), width), -np.inf, np.float32)
-    table[rows, np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]] = values
-    return np.partition(table, width - k, axis=1)[:, width - k]
+    table[rows, columns] = values
+    table.sort(axis=1)  # faster than a partition: rows are short
+    return table[:, width - k]
 
 
 def descending_bits(scores: np.ndarray) -> np.ndarray:
