@@ -10,12 +10,14 @@ file. Prints one line of JSON.
 import argparse
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks import usage
 from pipeline import synthetic
 from pipeline.images import ImageError, ImageRecipe, prepare
 
@@ -98,6 +100,22 @@ def write(folder: Path, photographs: list[bytes], count: int) -> None:
         lines.append(f"{name},{'|'.join(labels)}")
     (folder / "rows.csv").write_text("\n".join(lines) + "\n")
     (folder / "classes.tsv").write_text("\n".join(["class", *classes]) + "\n")
+
+
+def shard(folder: Path, images: Path | None, count: int, image_size: int) -> Path:
+    """Shards so many photographs, of a folder or drawn, by the pipeline's command; their folder."""
+    write(folder / "photographs", list(found(images) if images else drawn(NUM_DRAWN)), count)
+    command = [
+        *(sys.executable, "beam_runner.py", "--source=manifest"),
+        f"--labels={folder}/photographs/rows.csv",
+        f"--images={folder}/photographs",
+        f"--classes={folder}/photographs/classes.tsv",
+        f"--output={folder}/shards",
+        f"--shorter_side={image_size}",
+        *("--num_shards=8", "--split=train"),
+    ]
+    usage.run(command, folder / "sharding.log")
+    return folder / "shards"
 
 
 def distinct(jpeg: bytes, copy: int) -> bytes:

@@ -20,9 +20,7 @@ from pathlib import Path
 
 from benchmarks import contestants, photographs
 from benchmarks.contestants import PRECISIONS, Setting
-from benchmarks.end_to_end import python
 from benchmarks.usage import BenchmarkError
-from benchmarks.usage import run as run_command
 
 TARGET_SPEEDUP = 1.25  # images/s over keras.Model.fit
 TARGET_INPUT_RATE = 735  # images/s/core at 299 pixels
@@ -173,27 +171,14 @@ def matmul_flops(precision):
 
 def measure_input(folder, images, image_size, trained):
     """Shards photographs at `image_size`, and prints what the training input makes of them."""
-    found = list(photographs.found(images) if images else photographs.drawn(photographs.NUM_DRAWN))
-    photographs.write(folder / "photographs", found, NUM_PHOTOGRAPHS)
-    command = python(
-        "beam_runner.py",
-        "--source=manifest",
-        f"--labels={folder}/photographs/rows.csv",
-        f"--images={folder}/photographs",
-        f"--classes={folder}/photographs/classes.tsv",
-        f"--output={folder}/shards",
-        f"--shorter_side={image_size}",
-        "--num_shards=8",
-        "--split=train",
-    )
-    run_command(command, folder / "sharding.log")
+    shards = photographs.shard(folder, images, NUM_PHOTOGRAPHS, image_size)
 
     from model import config as config_module
     from model.input import training_dataset
     from pipeline import metadata
 
     config = config_module.load_preset("jft", [f"input.image_size={image_size}"])
-    split = metadata.load_split(str(folder / "shards"), "train")
+    split = metadata.load_split(str(shards), "train")
     batches = iter(training_dataset(config, split.shard_paths))
     for _ in range(10):
         next(batches)

@@ -122,7 +122,7 @@ def lead(config, here, options, signals):
 def follow(config, here, options):
     """Trains as another process than the chief of the synchronous cluster `here`."""
     vocabulary, split = _open_data(config, options)
-    store, executor = _prepare(config, here, vocabulary, split, None, _ignore)
+    store, executor = prepare(config, here, vocabulary, split)
 
     from model import sync_trainer
 
@@ -130,7 +130,11 @@ def follow(config, here, options):
         sync_trainer.follow(config, store, executor)
 
 
-def _prepare(config, here, vocabulary, split, state, feed, run_dir=None):
+def _ignore(doing):
+    """Stands in for a watchdog's `feed` where nothing is watched."""
+
+
+def prepare(config, here, vocabulary, split, state=None, feed=_ignore, run_dir=None):
     """(store, executor): what is trained on from `state`, and what takes the steps.
 
     `feed` gets what is waited for next.
@@ -168,7 +172,7 @@ def _train(config, here, run_dir, vocabulary, split, state, signals):
     ) as watchdog:
         # Synchronous processes meet with a deadline of their own.
         feed = _ignore if is_synchronous else watchdog.feed
-        store, executor = _prepare(config, here, vocabulary, split, state, feed, run_dir)
+        store, executor = prepare(config, here, vocabulary, split, state, feed, run_dir)
 
         from model import async_trainer
 
@@ -191,10 +195,6 @@ def _train(config, here, run_dir, vocabulary, split, state, signals):
         f"{end['seconds']:.0f} s: {run_dir}"
     )
     return end
-
-
-def _ignore(doing):
-    """Stands in for a watchdog's `feed` where nothing is watched."""
 
 
 def _open_data(config, options):
