@@ -23,6 +23,8 @@ from model.telemetry import Telemetry, report
 from model.training_step import NOT_FINITE, training_step
 from model.watchdog import WorkerWatch
 
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds
+
 
 class InProcess:
     """Takes the steps in this process."""
@@ -79,6 +81,7 @@ class OnCluster:
         self._dataset_fn = dataset_fn
         self._steps_per_closure = steps_per_closure
         self._queue_steps = 2 * cluster.num_workers * steps_per_closure
+        self._steps_seen, self._pause = None, _SHORTEST_PAUSE
         self.restart_input()
 
     is_here = False
@@ -106,7 +109,17 @@ class OnCluster:
             self._scheduled += self._steps_per_closure
         self._coordinator.done()  # raises what went wrong on a worker
         self._look_at_workers()
-        time.sleep(0.05)
+        self._wait(steps_done)
+
+    def _wait(self, steps_done):
+        """Sleeps, the longer the longer nothing has come: looking takes CPU of chief and ps.
+
+        Never longer than a closure takes, and every worker has another one in its queue.
+        """
+        has_moved = steps_done != self._steps_seen
+        self._pause = _SHORTEST_PAUSE if has_moved else min(2 * self._pause, _LONGEST_PAUSE)
+        self._steps_seen = steps_done
+        time.sleep(self._pause)
 
     def _look_at_workers(self):
         now = time.monotonic()
