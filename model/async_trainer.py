@@ -1,8 +1,8 @@
 """Asynchronous training: the loop that the chief runs, over a cluster or in one process.
 
-The chief takes no steps. It keeps every worker's queue filled with closures of several steps,
-watches the store's counters, and writes progress lines and checkpoints. The counters live in the
-store, so that they count what was applied, whatever was scheduled, lost or repeated on the way.
+The chief has steps taken (executors.py), watches the store's counters, and writes progress lines
+and checkpoints. The counters live in the store, so that they count what was applied, whatever was
+scheduled, lost or repeated on the way.
 """
 
 import contextlib
@@ -14,170 +14,12 @@ import tensorflow as tf
 
 from model import checkpoint, optimizers, run_folder
 from model.background_writer import BackgroundWriter
-from model.cluster import ClusterError, silent
-from model.damage import DamagedRecords
-from model.input import SINGLE_LABEL_RULE, forget_seed, training_dataset
+from model.cluster import ClusterError
+from model.input import SINGLE_LABEL_RULE
 from model.interruption import Interrupted
 from model.run_folder import TrainingError
 from model.telemetry import Telemetry, report
-from model.training_step import NOT_FINITE, training_step
-from model.watchdog import WorkerWatch
-
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds
-
-
-class InProcess:
-    """Takes the steps in this process."""
-
-    def __init__(self, take_steps, dataset_fn, damaged):
-        self.damaged = damaged
-        self._take_steps = take_steps
-        self._dataset_fn = dataset_fn
-        self.restart_input()
-
-    is_here = True
-    workers_alive = None  # there are none
-
-    def restart_input(self):
-        """Reads the shards from the start, as they are now."""
-        self._iterator = iter(self._dataset_fn())
-
-    def advance(self, steps_done, steps_wanted):
-        """Takes some steps."""
-        del steps_done, steps_wanted
-        self._take_steps(self._iterator)
-
-
-class OnCluster:
-    """Hands closures to the workers and lets them run; a dead worker's closure goes to another.
-
-    Each worker counts the closures that it begins, on the first ps. One whose count stands still
-    for `train.stall_timeout` seconds is said to hang, here and in the run's events, where a
-    launcher finds it.
-    """
-
-    def __init__(self, config, cluster, coordinator, take_steps, dataset_fn, damaged, run_dir):
-        self.damaged = damaged
-        self._cluster = cluster
-        self._coordinator = coordinator
-        self._run_dir = run_dir
-        with tf.device(cluster.ps_devices[0]):
-            self._begun = tf.Variable(tf.zeros([cluster.num_workers], tf.int64))
-        timeout = config.train.stall_timeout
-        self._looked = time.monotonic()
-        first_timeout = max(timeout, config.train.start_timeout)
-        self._watch = WorkerWatch([0] * cluster.num_workers, timeout, first_timeout, self._looked)
-        self._look_every = min(1.0, timeout / 10)
-
-        @tf.function(autograph=False)
-        def take_counted_steps(iterator):
-            worker = tf.distribute.coordinator.experimental_get_current_worker_index()
-            one = tf.IndexedSlices(tf.ones([1], tf.int64), tf.reshape(worker, [1]))
-            self._begun.scatter_add(one)
-            take_steps(iterator)
-
-        steps_per_closure = config.train.steps_per_closure
-        self._take_steps = take_counted_steps
-        self._dataset_fn = dataset_fn
-        self._steps_per_closure = steps_per_closure
-        self._queue_steps = 2 * cluster.num_workers * steps_per_closure
-        self._steps_seen, self._pause = None, _SHORTEST_PAUSE
-        self.restart_input()
-
-    is_here = False
-
-    def workers_alive(self):
-        """(workers that answer, workers in all)."""
-        workers = list(enumerate(self._cluster.addresses["worker"]))
-        return len(workers) - len(silent(workers)), len(workers)
-
-    def restart_input(self):
-        """Lets every worker read the shards from the start, as they are now."""
-        dataset_fn = tf.function(self._dataset_fn)
-        self._iterator = iter(self._coordinator.create_per_worker_dataset(dataset_fn))
-        self._scheduled = 0
-        self._first_step = None
-
-    def advance(self, steps_done, steps_wanted):
-        """Fills the queue up, never beyond what is wanted, and gives the workers a moment."""
-        if self._first_step is None:
-            self._first_step = steps_done
-        in_flight = self._scheduled - (steps_done - self._first_step)
-        missing = min(self._queue_steps - in_flight, steps_wanted - steps_done - in_flight)
-        for _ in range(-(-missing // self._steps_per_closure)):
-            self._coordinator.schedule(self._take_steps, args=(self._iterator,))
-            self._scheduled += self._steps_per_closure
-        self._coordinator.done()  # raises what went wrong on a worker
-        self._look_at_workers()
-        self._wait(steps_done)
-
-    def _wait(self, steps_done):
-        """Sleeps, the longer the longer nothing has come: looking takes CPU of chief and ps.
-
-        Never longer than a closure takes, and every worker has another one in its queue.
-        """
-        has_moved = steps_done != self._steps_seen
-        self._pause = _SHORTEST_PAUSE if has_moved else min(2 * self._pause, _LONGEST_PAUSE)
-        self._steps_seen = steps_done
-        time.sleep(self._pause)
-
-    def _look_at_workers(self):
-        now = time.monotonic()
-        if now - self._looked < self._look_every:
-            return
-        self._looked = now
-        hung, back = self._watch.look(self._begun.numpy().tolist(), now)
-        for worker, seconds, is_first in hung:
-            run_folder.add_event(self._run_dir, f"worker {worker}", "hung", seconds=round(seconds))
-            if is_first:
-                self._scheduled -= self._steps_per_closure  # the ones that it holds
-                address = self._cluster.addresses["worker"][worker]
-                report(
-                    f"worker {worker} at {address} has begun nothing for {seconds:.0f} s: it hangs "
-                    "or cannot be reached. The others go on; it has to be ended and started again."
-                )
-        for worker in back:
-            report(f"worker {worker} is back")
-
-
-def make_executor(
-    config, network, store, split, cluster=None, coordinator=None, group=None, run_dir=None
-):
-    """What takes the steps: the workers of a coordinator, or this process where there is none.
-
-    Args:
-        group: the sync_trainer.Group that this process takes every step with.
-        run_dir: where it is said which worker hangs, and which records are damaged.
-    """
-
-    def unrolled(iterator):
-        # 60, 177 and 242 trivial steps/s at 1, 8 and 32 steps a closure, where a loop inside the
-        # graph is slower.
-        applied: list = []
-        for _ in range(config.train.steps_per_closure):
-            with tf.control_dependencies(applied):  # so that the next step's time begins after it
-                images, targets = next(iterator)
-            applied = [training_step(config, network, store, images, targets, group)]
-
-    @tf.function(autograph=False)
-    def take_steps(iterator):
-        if group:
-            group.run(lambda: unrolled(iterator))
-        else:
-            unrolled(iterator)
-
-    damaged = None
-    if group is None:
-        limit = config.input.max_damaged_records
-        damaged = DamagedRecords(run_dir, split.shard_paths, split.shard_lengths, limit)
-
-    def dataset_fn():
-        return training_dataset(config, damaged.shard_paths() if damaged else split.shard_paths)
-
-    forget_seed()
-    if coordinator is None:
-        return InProcess(take_steps, dataset_fn, damaged)
-    return OnCluster(config, cluster, coordinator, take_steps, dataset_fn, damaged, run_dir)
+from model.training_step import NOT_FINITE
 
 
 def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, seconds_before=0.0):

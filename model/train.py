@@ -150,12 +150,10 @@ def prepare(config, here, vocabulary, split, state=None, feed=_ignore, run_dir=N
         group.check_agreement(config, vocabulary)
         group.share_state(store)
 
-    from model import async_trainer
+    from model import executors
 
     feed("handing the input to the workers")
-    executor = async_trainer.make_executor(
-        config, network, store, split, here, coordinator, group, run_dir
-    )
+    executor = executors.make(config, network, store, split, here, coordinator, group, run_dir)
     return store, executor
 
 
