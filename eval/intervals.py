@@ -14,7 +14,9 @@ lies above what it should cover.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from eval.average_precision import LabelPairs
 from eval.ranking import Ranked
 
 Z = 1.959963984540054  # of a two-sided interval of 95% under a normal distribution
+
+_PAIRS_TOGETHER = 1 << 17  # that are looked at; bounds memory, changes the last bits alone
 
 DEFINITION = (
     "standard error: infinitesimal jackknife over images; interval: value - and + 1.96 standard "
@@ -50,22 +54,39 @@ def influence(
     Returns float64 [means, num_images].
     """
     counted = positives > 0
-    class_ap = np.nan_to_num(class_ap)
-    class_ids = np.arange(len(class_ap) + 1, dtype=np.uint64)
-    pairs_of_class = np.diff(np.searchsorted(ranked.keys, class_ids << 32))
-    pull = _pull_on_precisions(ranked, pairs_of_class)
-    moved = np.zeros((len(weightings), num_images))
-    for weights, of_images in zip(weightings, moved, strict=True):
-        share = np.zeros(len(weights))  # d mean / d (sum of a class's precisions)
+    shares = np.zeros(weightings.shape)  # d mean / d (sum of a class's precisions)
+    for weights, share in zip(weightings, shares, strict=True):
         total = math.fsum(weights[counted])
         if total > 0:
             share[counted] = weights[counted] / total / positives[counted]
-        # Of each image both sums go in order of class: the same bits, however images were cut.
-        of_pairs = np.repeat(share, pairs_of_class) * pull
+    moved = np.zeros((len(weightings), num_images))
+    # Of each image the sums go in order of class: the same bits, however images were cut.
+    for part, pairs_of_class in _by_classes(ranked, counted):
+        pull = _pull_on_precisions(part, pairs_of_class)
+        for share, of_images in zip(shares, moved, strict=True):
+            of_pairs = np.repeat(share, pairs_of_class) * pull
+            of_images += np.bincount(part.images, of_pairs, minlength=num_images)
+    class_ap = np.nan_to_num(class_ap)
+    for share, of_images in zip(shares, moved, strict=True):
         of_labels = (share * class_ap)[labels.classes]
-        of_images += np.bincount(ranked.images, of_pairs, minlength=num_images)
         of_images -= np.bincount(labels.images, of_labels, minlength=num_images)
     return moved
+
+
+def _by_classes(ranked: Ranked, counted: np.ndarray) -> Iterator[tuple[Ranked, np.ndarray]]:
+    """The pairs of the classes that count, a few classes at a time, and how many each has."""
+    class_ids = np.arange(len(counted) + 1, dtype=np.uint64)
+    firsts = np.searchsorted(ranked.keys, class_ids << 32)
+    steps = np.arange(0, len(ranked.keys), _PAIRS_TOGETHER)
+    borders = np.unique([*np.searchsorted(firsts, steps, side="right") - 1, len(counted)])
+    for start, stop in itertools.pairwise(borders.tolist()):
+        pairs_of_class = np.zeros(len(counted), np.int64)
+        pairs_of_class[start:stop] = np.diff(firsts[start : stop + 1])
+        some = slice(firsts[start], firsts[stop])
+        keep = np.repeat(counted, pairs_of_class)
+        pairs_of_class[~counted] = 0
+        part = (ranked.keys[some], ranked.hits[some], ranked.images[some])
+        yield Ranked(*(array[keep] for array in part)), pairs_of_class
 
 
 def standard_error(values: np.ndarray) -> float:

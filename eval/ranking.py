@@ -23,6 +23,7 @@ from eval.retrieval import (
 )
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+_CLASSES_TOGETHER = 1000  # that D2 averages; bounds memory, never changes a result
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,15 @@ class TopImages:
     def result(self, positives: np.ndarray) -> np.ndarray:
         """Returns the average precision per class, NaN for a class without positives."""
         self._keep_best()
-        self._packed[:, : self._k].sort(axis=1)
-        classes, columns = np.nonzero(self._packed != _EMPTY)
-        best = self._packed[classes, columns]
-        keys = classes.astype(np.uint64) << 32 | best >> 32
-        classes, precisions = precision_at_hits(keys, (best & 1).astype(bool))
-        total = np.bincount(classes, precisions, minlength=len(positives))
-        return divide(total, np.minimum(positives, self._k))
+        totals = []
+        for start in range(0, len(positives), _CLASSES_TOGETHER):
+            table = np.sort(self._packed[start : start + _CLASSES_TOGETHER, : self._k], axis=1)
+            classes, columns = np.nonzero(table != _EMPTY)
+            best = table[classes, columns]
+            keys = classes.astype(np.uint64) << 32 | best >> 32
+            classes, precisions = precision_at_hits(keys, (best & 1).astype(bool))
+            totals.append(np.bincount(classes, precisions, minlength=len(table)))
+        return divide(np.concatenate(totals), np.minimum(positives, self._k))
 
     def state(self) -> dict[str, np.ndarray]:
         self._keep_best()

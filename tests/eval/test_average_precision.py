@@ -8,7 +8,7 @@ import pytest
 import slow_reference
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
 
-from eval import average_precision, baselines
+from eval import average_precision, baselines, ranking
 from eval.average_precision import Accumulator, NotANumberError, weighted_mean
 from eval.baselines import prior_ap
 
@@ -136,6 +136,7 @@ def test_block_sizes_change_no_bit(seed, monkeypatch):
     for block in (1, 2, 5):
         assert_same_bits(evaluate(scores, labels, weights, k=3, block=block), whole)
     monkeypatch.setattr(average_precision, "_BLOCK_SCORES", 3 * scores.shape[1])
+    monkeypatch.setattr(ranking, "_CLASSES_TOGETHER", 2)
     assert_same_bits(evaluate(scores, labels, weights, k=3), whole)
 
 

@@ -29,8 +29,9 @@ def influence(scores, labels, weights, k, cuts=()):
 
 
 @pytest.mark.parametrize("seed", range(16))
-@pytest.mark.parametrize("k", [2, 100])
-def test_an_influence_is_the_derivative_by_the_images_multiplicity(seed, k):
+@pytest.mark.parametrize(("k", "pairs"), [(2, 1 << 17), (100, 1 << 17), (100, 7)])
+def test_an_influence_is_the_derivative_by_the_images_multiplicity(seed, k, pairs, monkeypatch):
+    monkeypatch.setattr(intervals, "_PAIRS_TOGETHER", pairs)
     scores, labels, _, weights = random_case(seed)
     scores, labels = scores[:12], labels[:12]
     found = influence(scores, labels, weights, k)
