@@ -142,6 +142,7 @@ def fit(options):
             return optimizers.learning_rate(config, step, step * batch_size)
 
     def loss(labels, logits):
+        labels = tf.cast(labels, tf.int64)  # Keras has made floats of them
         return losses.compute(config.loss, logits, {schema.LABELS: labels})
 
     class Export(keras.callbacks.Callback):
@@ -176,7 +177,12 @@ def fit(options):
     # The averages stand in the network from the end of an epoch to the start of the next one.
     averages = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     network.fit(
-        dataset, epochs=POINTS, steps_per_epoch=steps, callbacks=[averages, export], verbose=2
+        dataset,
+        epochs=POINTS,
+        steps_per_epoch=steps,
+        callbacks=[averages, export],
+        shuffle=False,
+        verbose=2,
     )
     samples = POINTS * steps * batch_size
     run_folder.mark_completed(
