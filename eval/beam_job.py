@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from eval import table
-from eval.evaluate import EXIT_TRY_AGAIN, EXIT_USAGE, USER_ERRORS, add_checkpoint, evaluate_once
+from eval.evaluate import EXIT_TRY_AGAIN, EXIT_USAGE, USER_ERRORS, evaluate_once
 from eval.evaluation_set import EvaluationSet
 from eval.evaluator import RunEvaluator
-from eval.report import Surroundings
+from eval.options import add_checkpoint
 from eval.results import Results
+from eval.surroundings import Surroundings
 from pipeline.options import OptionsError, beam_options
 
 EXIT_INTERRUPTED = 130

@@ -27,12 +27,14 @@ from eval.comparison import ComparisonError
 from eval.evaluation_set import EvaluationError, EvaluationSet
 from eval.evaluator import Count, Evaluator, RunEvaluator, check_same_classes, count_whole
 from eval.ground_truth import GroundTruthError
+from eval.options import parse
 from eval.prediction_scores import PredictionScores, open_predictions
-from eval.processes import SILENCE, Processes, WorkerError
-from eval.report import Surroundings, write_page
+from eval.processes import Processes, WorkerError
+from eval.report import write_page
 from eval.results import Results
 from eval.saved_model_scores import SavedModelScores
-from eval.scores import PROBABILITY_OF, Scores
+from eval.scores import Scores
+from eval.surroundings import Surroundings
 from model import checkpoint
 from model.config import ConfigError
 from pipeline import labels, metadata
@@ -113,6 +115,8 @@ def evaluate_scores(options: argparse.Namespace, results: Results) -> dict[str, 
             count,
         )
         evaluation = evaluator.evaluate(scores)
+    if isinstance(scores, PredictionScores):
+        scores.check_none_left(evaluation.influence.image_ids, evaluation_set.data)
     results.add(evaluation, show=True)
     write_page(results, surroundings)
     return evaluation.report
@@ -184,131 +188,6 @@ def choose(
             return candidate
     steps = ", ".join(str(candidate.step) for candidate in checkpoints[-10:])
     raise EvaluationError(f"{workdir} has no checkpoint of step {wanted}. There are: {steps}.")
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.evaluate",
-        description="Compute the class-weighted MAP@100 of checkpoints, networks or predictions.",
-        epilog="example: python -m eval.evaluate --workdir=runs/1 --data=shards --split=eval "
-        "--class_weights=weights.tsv",
-    )
-    _add_scores(parser.add_argument_group("what is evaluated, one of"))
-    _add_images(parser.add_argument_group("on which images"))
-    add = parser.add_argument
-    add("--class_weights", help="TSV of class and weight (default: all classes weigh the same)")
-    add(
-        "--class_counts",
-        metavar="FILE",
-        help="TSV of class and count in training, for the prior-only baseline of predictions "
-        "(default: those of DATA's training split)",
-    )
-    add(
-        "--curves",
-        type=lambda text: text.split(","),
-        metavar="CLASS,...",
-        help="classes whose precision-recall curves are drawn (default: a few telling ones)",
-    )
-    add(
-        "--hierarchy",
-        metavar="FILE",
-        help="the page shows its subtrees: Open Images' JSON, or a table of child and parent",
-    )
-    add(
-        "--compare_with",
-        metavar="DIR",
-        help="the page shows the difference to this evaluation: RUN/eval/SPLIT of another run",
-    )
-    add("--output", metavar="DIR", help="where reports go (default: RUN/eval/SPLIT)")
-    add("--batch_size", type=int, default=64, help="images scored together (default: 64)")
-    options = parser.parse_args(argv)
-    _check(parser, options)
-    return options
-
-
-def _add_scores(group: Any) -> None:
-    add = group.add_argument
-    add("--workdir", metavar="RUN", help="folder of a training run")
-    add("--model", metavar="PATH", help="a .keras file, or the folder of a SavedModel")
-    add("--predictions", metavar="FILE", help="scores: .npy (dense), .npz or .parquet (lists)")
-    add_checkpoint(group)
-    add("--watch", action="store_true", help="evaluate each new checkpoint until training ends")
-    add(
-        "--watch_timeout",
-        type=float,
-        default=3600.0,
-        metavar="SECONDS",
-        help="with --watch: give up after so long without a new checkpoint (default: 3600)",
-    )
-    add(
-        "--num_processes",
-        type=int,
-        default=1,
-        help="processes that the images are cut over, by shard; the numbers stay the same bit for "
-        "bit (default: 1)",
-    )
-    add(
-        "--process_timeout",
-        type=float,
-        default=SILENCE,
-        metavar="SECONDS",
-        help="with --num_processes: one that takes longer for a batch counts as hanging "
-        f"(default: {SILENCE:g})",
-    )
-    add("--ids", metavar="FILE", help="image ids of the rows of an .npy file, a line each")
-    add("--classes", metavar="FILE", help="class list of the columns, or of the class ids")
-    add(
-        "--score_space",
-        choices=tuple(PROBABILITY_OF),
-        default="unknown",
-        help="what predictions or a SavedModel's outputs are (default: unknown, not calibrated)",
-    )
-
-
-def add_checkpoint(group: Any) -> None:
-    """Adds the options that choose among a run's checkpoints, and what of one is evaluated."""
-    group.add_argument(
-        "--checkpoint", default="latest", metavar="STEP", help="latest (default), or a step"
-    )
-    group.add_argument(
-        "--parameters",
-        choices=("ema", "raw"),
-        default="ema",
-        help="ema: Polyak averages (default); raw: as training left them",
-    )
-
-
-def _add_images(group: Any) -> None:
-    add = group.add_argument
-    add("--data", help="folder that beam_runner.py wrote")
-    add("--split", default="eval", help="split to evaluate on (default: eval)")
-    add("--labels", metavar="FILE", help="for predictions: label files instead, without images")
-
-
-def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if sum(map(bool, (options.workdir, options.model, options.predictions))) != 1:
-        parser.error("name what is evaluated: --workdir, --model or --predictions, one of them")
-    if not (options.workdir or options.output):
-        parser.error("--model and --predictions need --output, the folder for the report")
-    if options.predictions:
-        if bool(options.data) == bool(options.labels):
-            parser.error("name the images: --data or --labels, one of them")
-        if not options.classes and (options.labels or options.predictions.endswith(".npy")):
-            parser.error("--classes must name the class list that the predictions are in")
-    elif not options.data:
-        parser.error("--workdir and --model need --data, the folder with the images")
-    if options.watch and (options.checkpoint != "latest" or not options.workdir):
-        parser.error("--watch evaluates every checkpoint: leave --checkpoint out")
-    if options.batch_size < 1:
-        parser.error(f"--batch_size must be at least 1. Received: {options.batch_size}")
-    if options.num_processes < 1:
-        parser.error(f"--num_processes must be at least 1. Received: {options.num_processes}")
-    if options.num_processes > 1 and options.predictions:
-        parser.error("--num_processes is for networks: predictions are read in one process")
-    for flag in ("watch_timeout", "process_timeout"):
-        if not getattr(options, flag) > 0:
-            parser.error(f"--{flag} must be above 0. Received: {getattr(options, flag)}")
 
 
 def _fail(error: Exception, exit_code: int) -> int:

@@ -32,7 +32,7 @@ class Part:
 @dataclasses.dataclass(frozen=True)
 class EvaluationSet:
     data: str  # folder that beam_runner.py wrote, or label files
-    split: metadata.Split  # of label files: one shard without a path
+    split: metadata.Split  # of label files: without shards
     has_negatives: bool  # some pairs of image and class are verified negatives
     vocabulary: Vocabulary
     weights: np.ndarray  # float64 [num_classes]; all 1 where no file was given
@@ -67,7 +67,7 @@ class EvaluationSet:
             name=Path(labels).name,
             num_examples=len(manifest.images),
             shard_paths=(),
-            shard_lengths=(len(manifest.images),),
+            shard_lengths=(1,) * len(manifest.images),  # parts may begin at any of them
             class_counts=np.bincount(
                 np.concatenate([np.empty(0, np.int64), *positives]), minlength=len(vocabulary)
             ),

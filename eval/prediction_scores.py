@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,13 +58,12 @@ class PredictionScores:
         }
 
     def batches(self, evaluation_set: EvaluationSet, part: Part) -> Iterator[Batch]:
-        """See Scores; EvaluationError names the first images that are missing, or too many."""
-        missing, found = [], set()
+        """See Scores; EvaluationError names the first images that are missing."""
+        missing: list[str] = []
         examples = evaluation_set.images(part)
         while group := list(itertools.islice(examples, self._batch_size)):
             ids = [example.image_id for example in group]
             missing += [image_id for image_id in ids if image_id not in self._rows]
-            found.update(ids)
             if not missing:
                 jpegs = [example.image for example in group if example.image is not None]
                 scores = self._predictions.scores([self._rows[image_id] for image_id in ids])
@@ -76,7 +75,23 @@ class PredictionScores:
                     [example.negatives for example in group],
                     jpegs if len(jpegs) == len(group) else None,
                 )
-        self._check_all_there(evaluation_set, part, missing, found)
+        if missing:
+            is_whole = part.num_images == evaluation_set.split.num_examples
+            raise EvaluationError(
+                f"{self._predictions.path} has no scores for {'' if is_whole else 'at least '}"
+                f"{_named(missing, 'image')} of {evaluation_set.data}. Every image of the "
+                "evaluation set must be scored."
+            )
+
+    def check_none_left(self, image_ids: Sequence[str], data: str) -> None:
+        """EvaluationError names the first images that are scored beside these, which are all."""
+        known = set(image_ids)
+        extra = [image_id for image_id in self._rows if image_id not in known]
+        if extra:
+            raise EvaluationError(
+                f"{self._predictions.path} scores {_named(extra, 'image')} that {data} does not "
+                "have. Leave them out, or evaluate on the images that were scored."
+            )
 
     def not_a_number(self, image_id: str, class_key: str) -> EvaluationError:
         """See Scores."""
@@ -92,23 +107,6 @@ class PredictionScores:
             raise EvaluationError(
                 f"{self._predictions.path} is said to hold probabilities. Received: "
                 f"{outside[0]:g}. Say --score_space=logits, or unknown, if that is what they are."
-            )
-
-    def _check_all_there(
-        self, evaluation_set: EvaluationSet, part: Part, missing: list[str], found: set[str]
-    ) -> None:
-        path, data = self._predictions.path, evaluation_set.data
-        if missing:
-            raise EvaluationError(
-                f"{path} has no scores for {_named(missing, 'image')} of {data}. Every image of "
-                "the evaluation set must be scored."
-            )
-        num_extra = len(self._rows) - evaluation_set.split.num_examples
-        if part.num_images == evaluation_set.split.num_examples and num_extra:
-            extra = [image_id for image_id in self._rows if image_id not in found]
-            raise EvaluationError(
-                f"{path} scores {_named(extra, 'image')} that {data} does not have. Leave them "
-                "out, or evaluate on the images that were scored."
             )
 
 

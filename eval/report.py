@@ -6,7 +6,6 @@ recall of chosen classes, calibration, example images, and a table of all classe
 evaluation is given, both stand beside each other.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from eval import comparison, frequency, metrics, subtrees, table
-from eval.evaluation_set import EvaluationError, EvaluationSet
-from eval.evaluator import FORMAT_VERSION
 from eval.examples import TOP_PREDICTIONS
 from eval.results import Results, read_json_lines, replace_text
+from eval.surroundings import Surroundings
 from pipeline import page
 from pipeline.hierarchy import Hierarchy
 
@@ -42,57 +40,6 @@ _COLUMNS = (
     ("contribution", "contribution", "small"),
 )
 _BY_RANK = ("hit", "precision", "recall")
-_COMPARED = ("data_fingerprint", "class_weights_sha256", "k")  # must agree for a difference
-
-
-@dataclasses.dataclass(frozen=True)
-class Surroundings:
-    """What a page shows besides the evaluation itself."""
-
-    run_dir: Path | None = None  # its metrics.jsonl holds the training loss
-    hierarchy: Hierarchy | None = None
-    compared: Results | None = None  # another evaluation, of the same images and classes
-
-    @classmethod
-    def read(
-        cls,
-        run_dir: str | None,
-        hierarchy: str | None,
-        compared: str | None,
-        evaluation_set: EvaluationSet,
-    ) -> "Surroundings":
-        """From a run's folder, a file with a hierarchy, and another folder of results.
-
-        Raises LabelError, OSError where a file cannot be read, ComparisonError where the other
-        results are none, or EvaluationError where they are of other images, weights or classes.
-        """
-        found = Results(compared) if compared else None
-        if found:
-            _check_comparable(evaluation_set, found)
-        return cls(
-            Path(run_dir) if run_dir else None,
-            Hierarchy.parse(Path(hierarchy).read_bytes(), hierarchy) if hierarchy else None,
-            found,
-        )
-
-
-def _check_comparable(evaluation_set: EvaluationSet, compared: Results) -> None:
-    other = comparison.read(str(compared.folder)).report
-    if (version := other.get("format_version")) != FORMAT_VERSION:
-        raise EvaluationError(
-            f"{compared.report_path} is of format version {version}, and this code reads version "
-            f"{FORMAT_VERSION}. Evaluate it again."
-        )
-    conditions = evaluation_set.conditions("")
-    differing = [key for key in _COMPARED if other[key] != conditions[key]]
-    if tuple(other["classes"]["class"]) != evaluation_set.vocabulary.classes:
-        differing.append("class list")
-    if differing:
-        raise EvaluationError(
-            f"The evaluation in {compared.folder} cannot be compared with: its "
-            f"{', '.join(differing)} differ. Evaluate both on the same images with the same "
-            "weights."
-        )
 
 
 def write_page(results: Results, surroundings: Surroundings) -> None:

@@ -16,8 +16,9 @@ from eval import table
 from eval.best_checkpoint import BestCheckpoint
 from eval.evaluation_set import EvaluationError
 from eval.evaluator import RunEvaluator
-from eval.report import Surroundings, write_page
+from eval.report import write_page
 from eval.results import Results
+from eval.surroundings import Surroundings
 from model import checkpoint, run_folder
 from model.checkpoint import Checkpoint, CheckpointError
 from model.event_files import EventFiles

@@ -11,6 +11,7 @@ import pytest
 import sample_report
 
 from eval import report
+from eval.surroundings import Surroundings
 from pipeline.hierarchy import Hierarchy
 
 _LOADING = {"src", "href", "xlink:href", "action", "data", "poster", "srcset"}
@@ -48,7 +49,7 @@ def write_page(folder, num_classes=60, compared=True):
     lines = "".join(json.dumps(line) + "\n" for line in losses)
     (folder / "run/metrics.jsonl").write_text(lines)
     other = sample_report.write(folder / "other", num_classes, shift=-0.03) if compared else None
-    surroundings = report.Surroundings(folder / "run", hierarchy_of(num_classes), other)
+    surroundings = Surroundings(folder / "run", hierarchy_of(num_classes), other)
     report.write_page(results, surroundings)
     return results
 
@@ -84,7 +85,7 @@ def test_the_page_holds_the_headline_with_interval_definition_and_weights(result
 
 def test_the_same_results_make_the_same_page(results):
     run_dir = results.folder.parents[1]
-    surroundings = report.Surroundings(run_dir, hierarchy_of(60))
+    surroundings = Surroundings(run_dir, hierarchy_of(60))
     assert report.render(results, surroundings) == report.render(results, surroundings)
 
 
@@ -97,7 +98,7 @@ def test_parts_that_an_evaluation_does_not_have_are_left_out(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(shown))
     examples = {"step": 1000, **{name: [] for name in sample_report.GROUPS}}
     (tmp_path / "examples.json").write_text(json.dumps(examples))
-    page = Page(report.render(results, report.Surroundings()))
+    page = Page(report.render(results, Surroundings()))
     assert {"#metrics", "#table"} <= set(page.loaded)
     without = {"#profile", "#frequency", "#subtrees", "#curves", "#calibration", "#examples"}
     assert not without & set(page.loaded)

@@ -144,6 +144,26 @@ def test_images_that_are_missing_or_too_many_are_named(written, capsys, images):
     assert "scores 2 images ('other-0', 'other-1') that" in error
 
 
+@pytest.mark.parametrize("images", ["shards", "label_files"])
+def test_two_processes_give_the_same_report_and_name_the_same_misfits(written, capsys, images):
+    chosen = [*getattr(written, images)(), "--score_space=logits"]
+    reports = [
+        written.report(*written.dense(), *chosen, f"--num_processes={number}") for number in (1, 2)
+    ]
+    for report in reports:
+        del report["written"], report["seconds"]
+    assert reports[0] == reports[1]
+
+    chosen.append("--num_processes=2")
+    without_last = written.dense(order=range(NUM_IMAGES - 1))
+    error = refusal(written, capsys, *without_last, *chosen)
+    assert "no scores for at least 1 image ('image-29') of" in error
+    written.ids += ["other"]
+    written.scores = np.concatenate([written.scores, written.scores[:1]])
+    error = refusal(written, capsys, *written.dense(order=range(NUM_IMAGES + 1)), *chosen)
+    assert "scores 1 image ('other') that" in error
+
+
 def test_an_image_that_is_scored_twice_is_named(written, capsys):
     arguments = written.dense(order=[*range(NUM_IMAGES), 3])
     error = refusal(written, capsys, *arguments, *written.shards())

@@ -16,8 +16,8 @@ from tiny_run import save_checkpoint
 from eval import evaluate, watch
 from eval.evaluation_set import EvaluationSet
 from eval.evaluator import RunEvaluator
-from eval.report import Surroundings
 from eval.results import Results
+from eval.surroundings import Surroundings
 from model import checkpoint
 
 
