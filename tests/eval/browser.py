@@ -1,6 +1,7 @@
 """A real browser without a window: Debian's chromium, through its chromedriver."""
 
 import contextlib
+import json
 import shutil
 
 from selenium import webdriver
@@ -16,6 +17,7 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",  # containers have little of it
+    "--window-size=1200,900",
     "--hide-scrollbars",
     "--force-prefers-reduced-motion",  # where a click scrolls, it is there at once
 )
@@ -38,6 +40,36 @@ def opened(profile_dir):
     driver = webdriver.Chrome(options=options, service=service)
     try:
         driver.set_page_load_timeout(60)
+        driver.get("about:blank")  # ends the loading of the browser's own first page
         yield driver
     finally:
         driver.quit()
+
+
+def load(driver, path):
+    """Opens a file; what an earlier page has left in the logs is forgotten."""
+    driver.get_log("browser")
+    driver.get_log("performance")
+    driver.get(path.as_uri())
+
+
+def requested(driver):
+    """Every address that the page has asked for, what it holds itself left out."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    addresses = [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    return {address for address in addresses if not address.startswith("data:")}
+
+
+@contextlib.contextmanager
+def screen(driver, width):
+    """A screen so many pixels wide, until the block ends; a narrow one is a telephone's."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        yield
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -1,8 +1,10 @@
 """A run with two checkpoints and a dataset to evaluate them on, fresh for each test."""
 
 import json
+import os
 import shutil
 
+import browser
 import numpy as np
 import pytest
 from tiny_run import CLASSES, STEPS, TINY, save_checkpoint, write_dataset
@@ -41,3 +43,12 @@ def folder(_made_once, tmp_path):
     """A copy of `data` and `run` that a test may break."""
     shutil.copytree(_made_once, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    if missing := browser.missing():
+        end = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip  # .ci/run sets it
+        end(f"no {' and no '.join(missing)}: apt-get install chromium chromium-driver")
+    with browser.opened(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver

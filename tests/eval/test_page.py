@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 from html.parser import HTMLParser
 
@@ -118,22 +117,6 @@ def test_the_csv_holds_the_table_of_the_report(results):
 # --- in a browser
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    if missing := browser.missing():
-        end = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip  # .ci/run sets it
-        end(f"no {' and no '.join(missing)}: apt-get install chromium chromium-driver")
-    with browser.opened(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
-
-def open_page(chromium, results, width=1200):
-    chromium.set_window_size(width, 900)
-    chromium.get_log("browser")  # what an earlier page has left
-    chromium.get_log("performance")
-    chromium.get(results.page_path.as_uri())
-
-
 def rows(chromium):
     """The cells of the rows of the table that are drawn, as lists of text."""
     return chromium.execute_script(
@@ -160,28 +143,15 @@ def element(chromium, selector):
 
 @pytest.fixture
 def opened(chromium, results):
-    open_page(chromium, results)
+    browser.load(chromium, results.page_path)
     yield chromium
     assert chromium.get_log("browser") == []  # no error, no warning
-
-
-def requested(chromium):
-    """Every address that the page has asked for."""
-    messages = [
-        json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")
-    ]
-    return [
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    ]
 
 
 def test_a_browser_opens_it_without_an_error_and_asks_for_nothing_else(opened, results):
     assert opened.title == "MAP@100 0.4312 · fasteval · step 3000"
     assert element(opened, "#headline").text == "0.4312"
-    addresses = {url for url in requested(opened) if not url.startswith("data:")}
-    assert addresses <= {results.page_path.as_uri()}
+    assert browser.requested(opened) <= {results.page_path.as_uri()}
     broken = "return [...document.images].filter(image => image.naturalWidth === 0).length"
     assert opened.execute_script("return document.images.length") == 20
     assert opened.execute_script(broken) == 0
@@ -263,6 +233,18 @@ def test_a_branch_opens_and_its_classes_fill_the_table(opened, results):
     assert len(visible()) == 1
 
 
+def test_every_chosen_class_has_a_curve_with_its_precision_above(opened, results):
+    report = results.report()
+    headings = [found.text for found in opened.find_elements("css selector", ".curves h3")]
+    assert headings == [f"Name {n}" for n in range(6)]
+    lines = [found.text for found in opened.find_elements("css selector", ".curves p")]
+    ap = report["classes"]["average_precision"]
+    assert [line.split(",")[0] for line in lines] == [f"AP {ap[n]:.3f}" for n in range(6)]
+    figures = opened.find_elements("css selector", ".curves svg")
+    assert len(figures) == 6
+    assert all(figure.is_displayed() and figure.size["height"] > 50 for figure in figures)
+
+
 def test_the_difference_to_the_other_run_stands_in_the_table(opened, results):
     other = json.loads((results.folder.parents[2] / "other/report.json").read_text())
     ours = results.report()["classes"]["average_precision"]
@@ -282,18 +264,14 @@ def test_the_profile_is_shown_against_steps_or_images(opened):
 
 @pytest.mark.parametrize("width", [1200, 390])
 def test_no_part_is_wider_than_the_screen(chromium, results, width):
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        chromium.get(results.page_path.as_uri())
+    with browser.screen(chromium, width):
+        browser.load(chromium, results.page_path)
         assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
-    finally:
-        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_17000_classes_are_sorted_and_scrolled_with_few_rows_in_the_page(chromium, tmp_path):
     results = write_page(tmp_path, num_classes=17_000, compared=False)
-    open_page(chromium, results)
+    browser.load(chromium, results.page_path)
     sort_by(chromium, "class")
     assert len(rows(chromium)) < 100
     chromium.execute_script(

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_curve
 from tiny_run import CLASSES, write_dataset
 
 from eval import evaluate
@@ -89,6 +89,21 @@ def test_dense_predictions_equal_scikit_learn(written):
     assert report["source"] == "predictions"
     assert report["score_space"] == "logits float32"
     assert report["calibration"]["error"] > 0
+
+
+def test_the_curves_of_the_chosen_classes_equal_scikit_learn(written, capsys):
+    arguments = [*written.dense(), *written.shards()]
+    curves = written.report(*arguments, "--curves=blue,red")["curves"]
+    assert list(curves) == ["blue", "red"]
+    for key, curve in curves.items():
+        c = KEYS.index(key)
+        precision, recall, _ = precision_recall_curve(written.truth[:, c], written.scores[:, c])
+        # From the highest score down, without the point that scikit-learn puts before it.
+        assert curve["precision"] == pytest.approx(precision[-2::-1], rel=1e-12)
+        assert curve["recall"] == pytest.approx(recall[-2::-1], rel=1e-12)
+    assert "1 of 2 classes are not in the class list" in refusal(
+        written, capsys, *arguments, "--curves=blue,mauve"
+    )
 
 
 @pytest.mark.parametrize("images", ["shards", "label_files"])
