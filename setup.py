@@ -35,13 +35,15 @@ REPORT = [
     "matplotlib>=3.10",  # the reports' figures, as SVG inside the page
     "jinja2>=3.1",  # the reports' pages; escapes every class name and path
 ]
+INDEPENDENT = [
+    "scikit-learn>=1.9",  # the independent average precision that ours must equal
+    "pytrec_eval-terrier>=0.5.11",  # trec_eval, which D3 must equal; this one comes as a wheel
+]
 TEST = [
     "pytest>=9",
     "pytest-timeout>=2.4",  # no test waits for ever
     "psutil>=5.9",  # finds the processes that a test has to kill
     "selenium>=4.30",  # drives the browser that the evaluator's page is tested in
-    "scikit-learn>=1.9",  # the independent average precision that ours must equal
-    "pytrec_eval-terrier>=0.5.11",  # trec_eval, which D3 must equal; this one comes as a wheel
     "hypothesis>=6.170",  # draws the scores and labels that a property must hold for
     "ruff==0.17.6",
     "mypy==2.4.1",
@@ -49,6 +51,9 @@ TEST = [
 BENCH = [
     "scipy>=1.16",  # Student's t, for differences between few runs
     "tf_keras==2.21.0",  # Keras 2, whose trainer and parameter servers are peers in benchmarks/
+    "torchmetrics==1.9.0",  # average precision of many labels at once: a peer of the evaluator's
+    "torch>=2.12",  # what torchmetrics counts with, here on the CPU
+    "ranx==0.3.21",  # trec_eval's MAP@100 in numba: a peer as well; goes with numpy 2.4
 ]
 
 setup(
@@ -69,8 +74,8 @@ setup(
         "train": TRAIN,
         "eval": TRAIN + REPORT,
         "all": TRAIN + REPORT,
-        "test": TRAIN + REPORT + TEST,
-        "bench": TRAIN + REPORT + BENCH,
+        "test": TRAIN + REPORT + INDEPENDENT + TEST,
+        "bench": TRAIN + REPORT + INDEPENDENT + BENCH,
         "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],  # Dataflow and gs://
         "aws": ["apache-beam[aws]==2.77.0", "s3fs"],  # s3://
     },

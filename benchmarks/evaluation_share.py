@@ -1,62 +1,178 @@
-"""What an evaluation spends besides the network's forward pass, on a checkpoint of any run.
+"""What an evaluation of FastEval14k's size spends besides the network's forward pass.
 
-    python -m benchmarks.evaluation_share --workdir=RUN --data=OUT --split=eval
+    python -m benchmarks.evaluation_share --output=evaluation_share
 
-Seconds of the CPU, of all threads: a whole evaluation, from shards to the report's values, and the
-forward pass alone over the same images, which then lie in memory. The rest is reading, decoding and
-cropping the images, and all metrics. What comes before the first batch, building and compiling the
-network, is done by an evaluation that is not counted.
+Shards photographs with labels among 17,000 classes, saves a checkpoint of Xception with 299 pixels
+and random parameters, and measures seconds of the CPU, of all threads:
+
+    the forward pass    alone, of the images of a small split, which lie in memory already
+    everything else     evaluations from the shards to report.html in which finished logits stand in
+                        for the forward pass: of the small split and of the whole one, so that what
+                        an evaluation costs and what an image costs can be told apart
+    the checkpoint      loaded, once an evaluation
+
+The forward pass costs every image the same, and is multiplied. Nothing is subtracted from anything
+that is much larger than it. An evaluation of the small split as it is, network and all, then shows
+whether the parts make up the whole; by the clock it shows what reading ahead hides. Starting
+TensorFlow and building the network comes once a command, and is told apart.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
+
+from benchmarks import photographs, usage
+from benchmarks.map100 import draw_labels
+from eval.evaluate import evaluate_once
 from eval.evaluation_set import EvaluationSet
 from eval.evaluator import RunEvaluator
-from model import checkpoint, run_folder
+from eval.results import Results
+from eval.surroundings import Surroundings
+from model import checkpoint, config, quiet, run_folder
+from pipeline import metadata
+
+NUM_CLASSES = 17_000  # section 4.1
+WHOLE, SMALL = "eval", "small"
+_SMALL_SHARE = 0.02
+_BANK = 256  # images whose logits are drawn; they stand in for all
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What an evaluation spends besides its network.")
-    parser.add_argument("--workdir", required=True, help="folder of a training run")
-    parser.add_argument("--data", required=True, help="folder that beam_runner.py wrote")
-    parser.add_argument("--split", default="eval")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--output", type=Path, required=True, help="folder that is made")
+    parser.add_argument("--num_images", type=int, default=14_000)
+    parser.add_argument("--batch_size", type=int, default=64)
     options = parser.parse_args()
-    evaluation_set = EvaluationSet.read(options.data, options.split, None)
-    evaluator = RunEvaluator(options.workdir, evaluation_set, batch_size=options.batch_size)
-    chosen = checkpoint.list_checkpoints(options.workdir)[-1]
-    evaluator.evaluate(chosen)
-    whole = cpu_seconds(lambda: evaluator.evaluate(chosen))
-    forward = forward_pass(options.workdir, evaluation_set, options.batch_size)
-    print(
-        f"{evaluation_set.split.num_examples:,} images, {len(evaluation_set.vocabulary):,} "
-        f"classes: {whole:.2f} s, of it the forward pass {forward:.2f} s; "
-        f"the rest {1 - forward / whole:.1%}"
+    if not (options.output / "shards").exists():
+        write_data(options.output, options.num_images)
+    write_run(options.output)
+    measure(options.output, options.batch_size)
+
+
+def write_data(folder: Path, num_images: int) -> None:
+    """Two splits of photographs whose shorter side the pipeline brings down to 299 pixels."""
+    images = folder / "photographs"
+    images.mkdir(parents=True)
+    drawn = list(photographs.drawn(photographs.NUM_DRAWN))
+    lines = ["image_path,labels"]
+    for index, labels in enumerate(draw_labels(num_images, NUM_CLASSES)):
+        copy, number = divmod(index, len(drawn))
+        (images / f"{index}.jpg").write_bytes(photographs.distinct(drawn[number], copy))
+        lines.append(f"{index}.jpg,{'|'.join(f'class_{label:05d}' for label in labels)}")
+    (images / "rows.csv").write_text("\n".join(lines) + "\n")
+    classes = [f"class_{number:05d}" for number in range(NUM_CLASSES)]
+    (images / "classes.tsv").write_text("\n".join(["class", *classes]) + "\n")
+    usage.run(
+        [
+            *(sys.executable, "beam_runner.py", "--source=manifest"),
+            f"--labels={images.absolute()}/rows.csv",
+            f"--images={images.absolute()}",
+            f"--classes={images.absolute()}/classes.tsv",
+            f"--output={folder.absolute()}/shards",
+            f"--splits={WHOLE}={1 - _SMALL_SHARE},{SMALL}={_SMALL_SHARE}",
+            *("--shorter_side=299", "--workers=2"),
+        ],
+        folder / "sharding.log",
     )
 
 
-def forward_pass(workdir: str, evaluation_set: EvaluationSet, batch_size: int) -> float:
-    """Seconds for the network alone, of the images in full batches and what is left."""
-    import tensorflow as tf
-
+def write_run(folder: Path) -> None:
+    """A run of the paper's network whose only checkpoint holds its initial parameters."""
+    quiet.start_tensorflow()
     from model import zoo
+
+    recipe = config.load_preset("jft")
+    vocabulary = metadata.load_vocabulary(folder / "shards")
+    network = zoo.build(recipe, NUM_CLASSES)
+    values = {variable.path: variable.numpy() for variable in network.variables}
+    slots = {"slot": np.zeros(1, np.float32)}
+    run_folder.write(folder / "run", recipe, vocabulary, np.ones(NUM_CLASSES, np.int64))
+    state = {
+        **{"step": 1, "samples": 32, "seconds": 1.0, "parameters": values, "ema": values},
+        **{"mean_square": slots, "momentum": slots},
+    }
+    checkpoint.save(folder / "run", state, recipe, vocabulary)
+
+
+def measure(folder: Path, batch_size: int) -> None:
+    """Prints every part, and what they come to."""
+    from model.predict import Predictor
+
+    def evaluate(split: str) -> EvaluationSet:
+        evaluation_set = EvaluationSet.read(str(folder / "shards"), split, None)
+        evaluator = RunEvaluator(str(folder / "run"), evaluation_set, batch_size=batch_size)
+        evaluate_once(evaluator, Results(folder / split), Surroundings(folder / "run"), "latest")
+        return evaluation_set
+
+    path = checkpoint.list_checkpoints(folder / "run")[-1].path
+    start, predictor = seconds_of(lambda: Predictor(folder / "run"))
+    load, _ = seconds_of(lambda: predictor.load(path))
+    compiling, _ = seconds_of(lambda: evaluate(SMALL))  # what follows has its network ready
+    whole, small_set = seconds_of(lambda: evaluate(SMALL))
+    forward = forward_pass(predictor, small_set, batch_size)
+    with mock.patch.object(Predictor, "_logits", drawn_logits()):
+        rest_of_small, _ = seconds_of(lambda: evaluate(SMALL))
+        rest, whole_set = seconds_of(lambda: evaluate(WHOLE))
+    reading, _ = seconds_of(lambda: [None for _ in batches(predictor, small_set, batch_size)])
+
+    num_small, num_images = small_set.split.num_examples, whole_set.split.num_examples
+    an_image = (rest[0] - rest_of_small[0]) / (num_images - num_small)
+    network = forward[0] / num_small
+    total = rest[0] + load[0] + network * num_images
+    print(f"once a command: building {start[0]:.1f} s, compiling {compiling[0] - whole[0]:.1f} s")
+    print(f"the forward pass: {1e3 * network:.1f} ms an image, of {num_small}")
+    print(
+        f"everything else: {1e3 * an_image:.2f} ms an image, of it reading and decoding "
+        f"{1e3 * reading[0] / num_small:.2f} ms; {rest_of_small[0] - an_image * num_small:.2f} s "
+        f"an evaluation, and {load[0]:.2f} s for loading the checkpoint"
+    )
+    print(
+        f"{num_images:,} images: {rest[0] + load[0]:.1f} s besides the forward pass, of "
+        f"{total:,.0f} s: {(rest[0] + load[0]) / total:.2%}"
+    )
+    print(
+        f"{num_small} images as they are: {whole[0]:.1f} s, the parts come to "
+        f"{forward[0] + rest_of_small[0]:.1f} s; by the clock {whole[1]:.1f} s, the forward pass "
+        f"alone {forward[1]:.1f} s"
+    )
+
+
+def forward_pass(predictor, evaluation_set, batch_size) -> tuple[float, float]:
+    """Seconds of the CPU and of the clock for the network alone."""
+    images = [images.numpy() for _, images in batches(predictor, evaluation_set, batch_size)]
+    predictor._logits(images[0], batch_size)  # compiles
+    return seconds_of(lambda: [predictor._logits(batch, batch_size) for batch in images])[0]
+
+
+def batches(predictor, evaluation_set, batch_size):
     from model.input import evaluation_dataset
 
-    config = run_folder.read_config(workdir)
-    network = zoo.build(config, len(evaluation_set.vocabulary))
-    forward = tf.function(lambda images: network(images, training=False))
-    dataset = evaluation_dataset(config.input, evaluation_set.split.shard_paths, batch_size)
-    batches = [images for _, images in dataset]
-    forward(batches[0])  # compiles
-    return cpu_seconds(lambda: [forward(images).numpy() for images in batches])
+    paths = evaluation_set.split.shard_paths
+    return evaluation_dataset(predictor.config.input, paths, batch_size)
 
 
-def cpu_seconds(function: Callable[[], object]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
+def drawn_logits() -> Callable[..., np.ndarray]:
+    """A `Predictor._logits` that takes no time: runs of rows out of a few that are drawn once."""
+    bank = np.random.default_rng(0).standard_normal((2 * _BANK, NUM_CLASSES), np.float32)
+    starts = iter(np.random.default_rng(1).integers(0, _BANK, 1_000_000).tolist())
+
+    def logits(predictor, images, batch_size):
+        start = next(starts)
+        return bank[start : start + len(images)]
+
+    return logits
+
+
+def seconds_of(function: Callable[[], object]) -> tuple[tuple[float, float], object]:
+    """((seconds of the CPU, seconds of the clock), what it gave)."""
+    cpu, clock = time.process_time(), time.perf_counter()
+    given = function()
+    return (time.process_time() - cpu, time.perf_counter() - clock), given
 
 
 if __name__ == "__main__":

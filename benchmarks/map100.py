@@ -19,7 +19,7 @@ pytrec_eval rank the 100 best classes of each image, as D3 does, and get them ch
 """
 
 import argparse
-import importlib.util
+import importlib.metadata
 import statistics
 import tempfile
 import time
@@ -93,17 +93,19 @@ def measure_peers(
     ours = median_of(3, only_d1, scores, labels)
     total = len(np.unique(np.concatenate(labels)))
     for name, function, num_measured, num_all, unit in (
-        ("sklearn", scikit_learn, num_classes, total, "classes"),
+        ("scikit-learn", scikit_learn, num_classes, total, "classes"),
         ("torchmetrics", torchmetrics_by_class, num_classes, total, "classes"),
         ("ranx", ranx_by_image, num_images, len(scores), "images"),
-        ("pytrec_eval", pytrec_eval_by_image, num_images, len(scores), "images"),
+        ("pytrec_eval-terrier", pytrec_eval_by_image, num_images, len(scores), "images"),
     ):
-        if importlib.util.find_spec(name) is None:
-            print(f"{name} is not installed")
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{name} is not installed: pip install -e '.[bench]'")
             continue
         seconds = function(scores, labels, num_measured) * num_all / num_measured
-        what = f"{name}, {num_measured} of {num_all:,} {unit}, scaled"
-        print(f"{what:50}{seconds:9.1f} s {seconds / ours:8.1f}x D1")
+        what = f"{name} {version}, {num_measured} of {num_all:,} {unit}, scaled"
+        print(f"{what:58}{seconds:9.2f} s {seconds / ours:8.1f}x D1", flush=True)
 
 
 def draw_labels(num_images: int, num_classes: int) -> list[np.ndarray]:

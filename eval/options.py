@@ -36,7 +36,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--hierarchy",
         metavar="FILE",
-        help="the page shows its subtrees: Open Images' JSON, or a table of child and parent",
+        help="the page shows its subtrees: Open Images' JSON, or a table of child and parent "
+        "(default: what the pipeline closed the split's labels with)",
     )
     add(
         "--compare_with",

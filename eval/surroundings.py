@@ -9,6 +9,7 @@ from eval import comparison
 from eval.evaluation_set import EvaluationError, EvaluationSet
 from eval.evaluator import FORMAT_VERSION
 from eval.results import Results
+from pipeline import metadata
 from pipeline.hierarchy import Hierarchy
 
 _COMPARED = ("data_fingerprint", "class_weights_sha256", "k")  # must agree for a difference
@@ -32,17 +33,27 @@ class Surroundings:
     ) -> Surroundings:
         """From a run's folder, a file with a hierarchy, and another folder of results.
 
-        Raises LabelError, OSError where a file cannot be read, ComparisonError where the other
-        results are none, or EvaluationError where they are of other images, weights or classes.
+        Without such a file the hierarchy is the one that closed the labels of the split, if any.
+        Raises LabelError, MetadataError, OSError where a file cannot be read, ComparisonError where
+        the other results are none, or EvaluationError where they are of other images, weights or
+        classes.
         """
         found = Results(compared) if compared else None
         if found:
             _check_comparable(evaluation_set, found)
         return cls(
             Path(run_dir) if run_dir else None,
-            Hierarchy.parse(Path(hierarchy).read_bytes(), hierarchy) if hierarchy else None,
+            _hierarchy(hierarchy, evaluation_set),
             found,
         )
+
+
+def _hierarchy(path: str | None, evaluation_set: EvaluationSet) -> Hierarchy | None:
+    if path is not None:
+        return Hierarchy.parse(Path(path).read_bytes(), path)
+    if evaluation_set.manifest is not None:
+        return None
+    return metadata.load_hierarchy(evaluation_set.data, evaluation_set.split.name)
 
 
 def _check_comparable(evaluation_set: EvaluationSet, compared: Results) -> None:

@@ -9,9 +9,11 @@
 The same node may stand in several places, below several parents, but never below itself.
 """
 
+import csv
 import dataclasses
 import functools
 import graphlib
+import io
 import itertools
 import json
 import os
@@ -56,6 +58,13 @@ class Hierarchy:
             raise LabelError(f"{path}: no label has a parent")
         _check_for_cycle(parents, places)
         return cls({child: tuple(found) for child, found in parents.items()})
+
+    def to_csv(self) -> str:
+        """A table of child and parent, which `parse` reads as a .csv file."""
+        text = io.StringIO()
+        lines = [(child, parent) for child, found in self.parents.items() for parent in found]
+        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *lines])
+        return text.getvalue()
 
     def ancestors(self, label: str) -> frozenset[str]:
         """Everything that `label` is a kind of."""

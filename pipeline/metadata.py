@@ -6,6 +6,7 @@
     OUT/<split>.completed.json                                written last: the split is whole
     OUT/<split>.class_counts.tsv, <split>.dead_letters.csv, <split>.duplicates.csv
     OUT/<split>.contents.csv                                  of evaluation splits
+    OUT/<split>.hierarchy.csv                                 where a hierarchy closed the labels
     OUT/report.html                                           all splits, to look at
     OUT/images-<split>.tfrecord-00000-of-00016                the shards
     OUT/commits/<split>/                                      a commit a shard; see sharding.py
@@ -22,6 +23,7 @@ import numpy as np
 from etils import epath
 
 from pipeline import labels, schema
+from pipeline.hierarchy import Hierarchy
 
 DATASET_NAME = "images"  # TFDS begins the shards' names with it
 DATASET_VERSION = "1.0.0"
@@ -83,9 +85,20 @@ def contents_file(split: str) -> str:
     return f"{split}.contents.csv"
 
 
+def hierarchy_file(split: str) -> str:
+    """File name of the label hierarchy that closed a split's labels."""
+    return f"{split}.hierarchy.csv"
+
+
 def split_files(split: str) -> tuple[str, ...]:
     """File names of what stands beside the shards of a split, its marker apart."""
-    kinds = (class_counts_file, dead_letters_file, duplicates_file, contents_file)
+    kinds = (
+        class_counts_file,
+        dead_letters_file,
+        duplicates_file,
+        contents_file,
+        hierarchy_file,
+    )
     return tuple(kind(split) for kind in kinds)
 
 
@@ -169,6 +182,20 @@ def load_split(data_dir: epath.PathLike, split: str) -> Split:
         class_counts=class_counts,
         fingerprint=completed["fingerprint"],
     )
+
+
+def load_hierarchy(data_dir: epath.PathLike, split: str) -> Hierarchy | None:
+    """The hierarchy that closed a split's labels; None where none did. Raises MetadataError."""
+    path = epath.Path(data_dir) / hierarchy_file(split)
+    if not path.exists():
+        return None
+    try:
+        return Hierarchy.parse(path.read_bytes(), path)
+    except (labels.LabelError, OSError) as error:
+        raise MetadataError(
+            f"the hierarchy of split {split!r}: {error}; delete {path} and start the "
+            "beam_runner.py command of the split again"
+        ) from error
 
 
 def completed_splits(data_dir: epath.PathLike) -> list[str]:

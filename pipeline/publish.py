@@ -109,6 +109,12 @@ class Publish(beam.DoFn):
             class_counts_to_tsv(self._vocabulary, counts),
             folder,
         )
+        if self._plan.rules.hierarchy is not None:
+            storage.write_text(
+                storage.join(output, metadata.hierarchy_file(split)),
+                self._plan.rules.hierarchy.to_csv(),
+                folder,
+            )
         text = json.dumps(summary, indent=1) + "\n"
         fault = problem(summary, self._limits)
         storage.write_text(

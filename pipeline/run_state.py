@@ -167,6 +167,7 @@ def _is_complete(plan: Plan) -> bool:
         *metadata.TFDS_FILES,
         metadata.class_counts_file(split),
         *(table.file_of(split) for table in tables(split)),
+        *([metadata.hierarchy_file(split)] if plan.rules.hierarchy else []),
     )
     return (
         len(sizes) == len(commits) == num_shards

@@ -36,6 +36,21 @@ def test_the_page_shows_the_difference_to_another_evaluation_and_the_subtrees(ev
     assert '"label": "colour"' in page
 
 
+def test_the_hierarchy_is_the_datasets_unless_another_is_named(folder, capsys):
+    path = folder / "data/eval.hierarchy.csv"
+    path.write_text("child,parent\nred,warm\nblue,cold\n")
+    page = folder / "run/eval/eval/report.html"
+    assert evaluate.main(command(folder)) == 0
+    assert '"label": "warm"' in page.read_text()
+    named = folder / "hierarchy.csv"
+    named.write_text("child,parent\nred,colour\n")
+    assert evaluate.main(command(folder, f"--hierarchy={named}")) == 0
+    assert '"label": "colour"' in page.read_text()
+    assert '"label": "warm"' not in page.read_text()
+    path.write_text("child\n")
+    assert "the hierarchy of split 'eval'" in refusal(capsys, command(folder))
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("data_fingerprint", "another"), ("class_weights_sha256", "abc"), ("k", 10)]
 )

@@ -227,3 +227,16 @@ def test_the_hierarchy_closes_labels_before_they_are_counted(images):
     found = examples(images, "train")["0.jpg"]
     assert found.labels == (0, 1, 2)
     assert found.label_sources == ("", "hierarchy", "")
+
+
+def test_the_hierarchy_of_a_split_can_be_read_from_the_dataset_until_it_is_overwritten(images):
+    tree = images.root / "tree.csv"
+    tree.write_text('parent,child\npet,cat\nanimal,pet\n"wild, or not",cat\n')
+    assert images.run(f"--hierarchy={tree}") == 0
+    found = metadata.load_hierarchy(images.output, "train")
+    assert found.parents == {"cat": ("pet", "wild, or not"), "pet": ("animal",)}
+    (images.output / "train.hierarchy.csv").unlink()
+    assert images.run(f"--hierarchy={tree}") == 0  # writes what is gone, as it does for counts
+    assert metadata.load_hierarchy(images.output, "train") == found
+    assert images.run("--overwrite") == 0
+    assert metadata.load_hierarchy(images.output, "train") is None
