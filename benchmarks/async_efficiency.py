@@ -185,18 +185,20 @@ def steady_state(config, options, running, run_dir):
     )
     num_workers = max(1, options.run)
 
-    def take(steps):
-        """(images, seconds) when so many more steps have been applied."""
+    def take(is_enough):
+        """(images, seconds) once enough steps have been applied."""
         progress = store.progress()
-        wanted = progress.step + steps
-        while progress.step < wanted:
+        while not is_enough(progress.step):
             executor.advance(progress.step, progress.step + 1000)
             progress = store.progress()
         return progress.samples, time.monotonic()
 
-    images_before, before = take(WARM_UP_STEPS * num_workers)
+    # What each worker does before its first step takes longer than the step.
+    take(lambda step: min(work.steps for work in store.work()) >= WARM_UP_STEPS)
+    first_step = store.progress().step + 1  # one that has just been counted begins the clock
+    images_before, before = take(lambda step: step >= first_step)
     cpu_before = cpu_seconds(running)
-    images, now = take(options.steps * num_workers)
+    images, now = take(lambda step: step >= first_step + options.steps * num_workers)
     computing, serving = (
         (after - earlier) / (images - images_before)
         for after, earlier in zip(cpu_seconds(running), cpu_before, strict=True)
