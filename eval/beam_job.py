@@ -4,8 +4,9 @@
     python -m eval.beam_job ... --runner=FlinkRunner --flink_master=HOST:8081
 
 Writes predictions.parquet, the top predictions of every image, and the same report as
-eval.evaluate, to the bit. Flags that are not listed are Beam's own. Workers need the packages of
-the evaluator, and reach RUN, OUT and DIR by the paths that are given.
+eval.evaluate, to the bit. DIR may be the address of an object store. Flags that are not listed are
+Beam's own. Workers need the packages of the evaluator, and reach RUN, OUT and DIR by the names that
+are given.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from eval.evaluate import EXIT_TRY_AGAIN, EXIT_USAGE, USER_ERRORS, evaluate_once
 from eval.evaluation_set import EvaluationSet
 from eval.evaluator import RunEvaluator
 from eval.options import add_checkpoint
-from eval.results import Results
+from eval.results import Results, opened
 from eval.surroundings import Surroundings
+from pipeline import storage
 from pipeline.options import OptionsError, beam_options
 
 EXIT_INTERRUPTED = 130
@@ -35,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
 
     logging.getLogger().setLevel(logging.WARNING)
     try:
-        results = Results(options.output)
-        report, predictions_path = run(options, rest, results)
+        with opened(options.output) as results:
+            report = run(options, rest, results)
     except EngineError as error:
         return _fail(error, EXIT_TRY_AGAIN)
     except (*USER_ERRORS, OptionsError) as error:
@@ -44,21 +46,21 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", EXIT_INTERRUPTED)
     print(table.render(report))
-    print(f"\n{predictions_path}\n{results.report_path}\n{results.page_path}")
+    print()
+    for name in ("predictions.parquet", results.report_path.name, results.page_path.name):
+        print(storage.join(options.output, name))
     return 0
 
 
-def run(
-    options: argparse.Namespace, flags: list[str], results: Results
-) -> tuple[dict[str, Any], Path]:
-    """Scores and evaluates; the report, and the file of predictions."""
+def run(options: argparse.Namespace, flags: list[str], results: Results) -> dict[str, Any]:
+    """Scores and evaluates; returns the report."""
     from eval.bulk_inference import BulkInference
 
     evaluation_set = EvaluationSet.read(options.data, options.split, options.class_weights)
     surroundings = Surroundings.read(options.workdir, None, None, evaluation_set)
     threads = max(1, (os.cpu_count() or 1) // options.workers) if options.workers > 1 else 0
     inference = BulkInference(
-        results.folder, options.top, beam_options(flags, options.workers), threads
+        options.output, options.top, beam_options(flags, options.workers), threads
     )
     evaluator = RunEvaluator(
         options.workdir,
@@ -67,8 +69,7 @@ def run(
         options.batch_size,
         count=inference.count,
     )
-    report = evaluate_once(evaluator, results, surroundings, options.checkpoint)
-    return report, inference.predictions_path
+    return evaluate_once(evaluator, results, surroundings, options.checkpoint)
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -101,7 +102,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         if getattr(options, flag) < 1:
             parser.error(f"--{flag} must be at least 1. Received: {getattr(options, flag)}")
     for flag in ("workdir", "data", "output"):  # workers may stand in another folder
-        setattr(options, flag, str(Path(getattr(options, flag)).absolute()))
+        if storage.is_local(path := getattr(options, flag)):
+            setattr(options, flag, str(Path(path).absolute()))
     return options, rest
 
 

@@ -2,16 +2,17 @@
 
 Each shard of the split is one element: its tally and gallery go into OUTPUT/parts, as those of
 several processes do, and its top predictions beside them. The launcher merges them, to the same
-bits as one process. What is wrong with the inputs comes back in a file as well, since engines tell
-of exceptions in texts of their own.
+bits as one process. OUTPUT is a folder or in an object store: workers count into folders of their
+own, and copy what is whole there. What is wrong with the inputs comes back in a file as well, since
+engines tell of exceptions in texts of their own.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,7 +33,7 @@ from eval.tally import Tally
 from model import quiet
 from model.checkpoint import CheckpointError
 from model.cluster import EXIT_TRY_AGAIN
-from pipeline import local_runner
+from pipeline import local_runner, storage
 from pipeline.sharding import ShardError
 
 _SCHEMA = pa.schema(
@@ -42,6 +43,8 @@ _SCHEMA = pa.schema(
         ("scores", pa.list_(pa.float32())),
     ]
 )
+_PREDICTIONS = ".parquet"
+_SUFFIXES = (_PREDICTIONS, *part_files.SUFFIXES)  # of a part; with the last one it is whole
 
 
 class EngineError(RuntimeError):
@@ -52,19 +55,20 @@ class BulkInference:
     """A count, for `eval.evaluator`, that runs as a Beam job.
 
     Args:
-        folder: gets predictions.parquet, and `parts` while the job runs; all workers must reach it
-            by this path, and the data and the checkpoint by theirs.
+        folder: gets predictions.parquet, and `parts` while the job runs: a local path or an
+            address that `pipeline.storage` opens. All workers must reach it by this very name, and
+            the data and the checkpoint by theirs.
         top: how many predictions of an image are written.
         options: Beam's; they name the engine.
         threads: of TensorFlow in each worker process; 0: one a core.
     """
 
-    def __init__(self, folder: Path, top: int, options: PipelineOptions, threads: int = 0):
+    def __init__(self, folder: str, top: int, options: PipelineOptions, threads: int = 0):
         self._folder, self._top, self._options, self._threads = folder, top, options, threads
 
     @property
-    def predictions_path(self) -> Path:
-        return self._folder / "predictions.parquet"
+    def predictions_path(self) -> str:
+        return storage.join(self._folder, "predictions.parquet")
 
     def count(self, scores: Scores, evaluation_set: EvaluationSet) -> tuple[Tally, Gallery]:
         """Goes once over all images.
@@ -73,9 +77,8 @@ class BulkInference:
         no engine answers.
         """
         parts = evaluation_set.parts(len(evaluation_set.split.shard_paths))
-        folder = self._folder / "parts"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder = storage.join(self._folder, "parts")
+        storage.delete_folder(folder)
         task = Task(scores, evaluation_set, folder, self._top, self._threads)
         pipeline = local_runner.new_pipeline(self._options)
         _ = (
@@ -85,25 +88,30 @@ class BulkInference:
             | "CountParts" >> beam.ParDo(CountParts(task))
         )
         _run(pipeline)
-        if task.failure_path.exists():
-            raise EvaluationError(task.failure_path.read_text())
-        paths = [task.part_path(number) for number in range(len(parts))]
-        if missing := [path for path in paths if not part_files.is_whole(path)]:
+        if storage.exists(task.failure_path):
+            raise EvaluationError(storage.read_text(task.failure_path))
+        written = set(storage.match(storage.join(folder, f"*{_SUFFIXES[-1]}")))
+        whole = [task.file(number, _SUFFIXES[-1]) in written for number in range(len(parts))]
+        if not all(whole):
             raise EvaluationError(
-                f"The workers have written {len(paths) - len(missing)} of {len(paths)} parts into "
-                f"{folder}: they must reach it by this very path."
+                f"The workers have written {sum(whole)} of {len(parts)} parts into {folder}: they "
+                "must reach it by this very name."
             )
-        tally, gallery = part_files.merged(paths)
-        self._gather_predictions(task, len(parts))
-        shutil.rmtree(folder)
+        tally, gallery = self._merged(task, len(parts))
+        storage.delete_folder(folder)
         return tally, gallery
 
-    def _gather_predictions(self, task: Task, num_parts: int) -> None:
-        temporary = self.predictions_path.with_suffix(f".tmp-{os.getpid()}")
-        with parquet.ParquetWriter(temporary, _SCHEMA) as writer:
+    def _merged(self, task: Task, num_parts: int) -> tuple[Tally, Gallery]:
+        with (
+            tempfile.TemporaryDirectory(prefix="parts-") as local,
+            storage.write_atomically(self.predictions_path) as stream,
+            parquet.ParquetWriter(stream, _SCHEMA) as writer,
+        ):
             for number in range(num_parts):
-                writer.write_table(parquet.read_table(task.predictions_path(number)))
-        os.replace(temporary, self.predictions_path)
+                for suffix in _SUFFIXES:
+                    storage.copy(task.file(number, suffix), f"{local}/{number}{suffix}")
+                writer.write_table(parquet.read_table(f"{local}/{number}{_PREDICTIONS}"))
+            return part_files.merged([Path(local) / str(number) for number in range(num_parts)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,19 +120,17 @@ class Task:
 
     scores: Scores
     evaluation_set: EvaluationSet
-    folder: Path
+    folder: str
     top: int
     threads: int
 
     @property
-    def failure_path(self) -> Path:
-        return self.folder / "failure.txt"
+    def failure_path(self) -> str:
+        return storage.join(self.folder, "failure.txt")
 
-    def part_path(self, number: int) -> Path:
-        return self.folder / f"{number:05d}"
-
-    def predictions_path(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.parquet"
+    def file(self, number: int, suffix: str) -> str:
+        """One of the files of a part."""
+        return storage.join(self.folder, f"{number:05d}{suffix}")
 
 
 class CountParts(beam.DoFn):
@@ -140,19 +146,20 @@ class CountParts(beam.DoFn):
     def process(self, element: tuple[int, Part]) -> None:
         number, part = element
         task = self._task
-        if task.failure_path.exists():
+        if storage.exists(task.failure_path):
             return
-        temporary = task.predictions_path(number).with_suffix(f".tmp-{os.getpid()}-{id(self)}")
-        try:
-            with parquet.ParquetWriter(temporary, _SCHEMA) as writer:
-                scores = _Recorded(task.scores, writer, task.top)
-                tally, gallery = count(scores, task.evaluation_set, part, _count_images)
-        except (EvaluationError, CheckpointError) as error:
-            temporary.unlink()
-            task.failure_path.write_text(str(error))
-            return
-        os.replace(temporary, task.predictions_path(number))
-        part_files.write(task.part_path(number), tally, gallery)
+        with tempfile.TemporaryDirectory(prefix="part-") as local:
+            path = Path(local) / "part"
+            try:
+                with parquet.ParquetWriter(path.with_suffix(_PREDICTIONS), _SCHEMA) as writer:
+                    scores = _Recorded(task.scores, writer, task.top)
+                    tally, gallery = count(scores, task.evaluation_set, part, _count_images)
+            except (EvaluationError, CheckpointError) as error:
+                storage.write_text(task.failure_path, str(error))
+                return
+            part_files.write(path, tally, gallery)
+            for suffix in _SUFFIXES:
+                storage.copy(str(path.with_suffix(suffix)), task.file(number, suffix))
 
 
 def _count_images(num_images: int) -> None:

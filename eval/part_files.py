@@ -12,6 +12,8 @@ from pathlib import Path
 from eval.examples import Gallery
 from eval.tally import Tally
 
+SUFFIXES = (".npz", ".json")
+
 
 def write(path: Path, tally: Tally, gallery: Gallery) -> None:
     """Writes both files, each whole or not at all."""
@@ -19,10 +21,6 @@ def write(path: Path, tally: Tally, gallery: Gallery) -> None:
     temporary = path.with_suffix(f".json.tmp-{os.getpid()}")
     temporary.write_text(json.dumps(gallery.to_state()))
     os.replace(temporary, path.with_suffix(".json"))
-
-
-def is_whole(path: Path) -> bool:
-    return path.with_suffix(".json").exists()
 
 
 def merged(paths: Sequence[Path]) -> tuple[Tally, Gallery]:

@@ -16,11 +16,15 @@ import csv
 import io
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from eval.evaluator import FORMAT_VERSION, Evaluation
+from pipeline import storage
 
+_HISTORY = "history.jsonl"
 # Two evaluations belong to one history only where these agree.
 _CONDITIONS = ("split", "parameters", "data_fingerprint", "class_weights_sha256", "k")
 
@@ -65,7 +69,7 @@ class Results:
         others = [line for line in self._all_lines() if line["step"] != report["step"]]
         lines = sorted([*others, _summary(report)], key=lambda line: line["step"])
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        replace_text(self.folder / "history.jsonl", text)
+        replace_text(self.folder / _HISTORY, text)
 
     def report(self) -> dict[str, Any]:
         """The report that is shown."""
@@ -98,8 +102,26 @@ class Results:
         return self.folder / f"step-{step:08d}.json"
 
     def _all_lines(self) -> list[dict[str, Any]]:
-        path = self.folder / "history.jsonl"
+        path = self.folder / _HISTORY
         return read_json_lines(path) if path.exists() else []
+
+
+@contextlib.contextmanager
+def opened(folder: str) -> Iterator[Results]:
+    """The results of a local folder, or of an object store.
+
+    The latter are made in a temporary folder, and copied to the store when the block ends well.
+    """
+    if storage.is_local(folder):
+        yield Results(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="results-") as local:
+        history = storage.join(folder, _HISTORY)
+        if storage.exists(history):
+            storage.copy(history, f"{local}/{_HISTORY}")
+        yield Results(local)
+        for path in sorted(Path(local).iterdir()):
+            storage.copy(str(path), storage.join(folder, path.name))
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

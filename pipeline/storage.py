@@ -17,6 +17,7 @@ from pipeline import object_stores
 
 TEMPORARY_SUFFIX = ".tmp"
 _AS_IS = "uncompressed"  # Beam's CompressionTypes.UNCOMPRESSED
+_COPIED_AT_ONCE = 1 << 20  # bytes
 
 
 @functools.cache
@@ -165,6 +166,12 @@ def delete_folder(folder: str) -> None:
 def delete_temporary(folder: str) -> None:
     """Sweeps what killed processes have left in a folder."""
     delete(match(join(folder, "*" + TEMPORARY_SUFFIX)))
+
+
+def copy(source: str, target: str) -> None:
+    """Copies a file, between folders and stores, whole or not at all."""
+    with open_to_read(source) as stream, write_atomically(target) as copied:
+        shutil.copyfileobj(stream, copied, _COPIED_AT_ONCE)
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 from pyarrow import parquet
-from test_engines import Engine, end
+from test_engines import Engine, bucket, end  # noqa: F401
 from tiny_run import CLASSES, save_checkpoint
 
 import eval
@@ -87,11 +87,12 @@ def test_flags_that_nobody_knows_are_refused(folder, capsys):
     assert "--runer" in capsys.readouterr().err
 
 
-def run(folder, *more):
+def run(folder, *more, **environment):
     """The command in a process of its own, as (exit code, its output on stderr)."""
     finished = subprocess.run(
         [sys.executable, "-m", "eval.beam_job", *command(folder, *more)],
         cwd=REPOSITORY,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=240,
@@ -104,6 +105,20 @@ def test_two_worker_processes_give_the_same(evaluated):
     code, error = run(evaluated, "--workers=2")
     assert code == 0, error
     check(evaluated)
+
+
+@pytest.mark.slow
+def test_two_worker_processes_write_the_same_into_an_object_store(evaluated, bucket):  # noqa: F811
+    output = "--output=s3://photographs/bulk"
+    code, error = run(evaluated, "--workers=2", output, **bucket.environment)
+    assert code == 0, error
+    (evaluated / "bulk").mkdir()
+    names = bucket.names("bulk/")
+    assert not [name for name in names if name.startswith("parts/") or name.endswith(".tmp")]
+    for name in names:
+        (evaluated / "bulk" / name).write_bytes(bucket.read(f"bulk/{name}"))
+    check(evaluated)
+    assert b"<html" in bucket.read("bulk/report.html")
 
 
 @pytest.mark.slow
