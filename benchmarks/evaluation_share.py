@@ -122,7 +122,7 @@ def measure(folder: Path, batch_size: int) -> None:
     with mock.patch.object(Predictor, "_logits", drawn_logits()):
         rest_of_small, _ = seconds_of(lambda: evaluate(SMALL))
         rest, whole_set = seconds_of(lambda: evaluate(WHOLE))
-    reading, _ = seconds_of(lambda: [None for _ in batches(predictor, small_set, batch_size)])
+    reading, _ = seconds_of(lambda: [None for _ in batches(predictor, whole_set, batch_size)])
 
     num_small, num_images = small_set.split.num_examples, whole_set.split.num_examples
     an_image = (rest[0] - rest_of_small[0]) / (num_images - num_small)
@@ -132,7 +132,7 @@ def measure(folder: Path, batch_size: int) -> None:
     print(f"the forward pass: {1e3 * network:.1f} ms an image, of {num_small}")
     print(
         f"everything else: {1e3 * an_image:.2f} ms an image, of it reading and decoding "
-        f"{1e3 * reading[0] / num_small:.2f} ms; {rest_of_small[0] - an_image * num_small:.2f} s "
+        f"{1e3 * reading[0] / num_images:.2f} ms; {rest_of_small[0] - an_image * num_small:.2f} s "
         f"an evaluation, and {load[0]:.2f} s for loading the checkpoint"
     )
     print(

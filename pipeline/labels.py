@@ -23,6 +23,7 @@ import csv
 import dataclasses
 import functools
 import io
+import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -126,6 +127,7 @@ def read_class_counts(path: epath.PathLike, vocabulary: Vocabulary) -> np.ndarra
     """int64 [num_classes]: the counts in `path` by class id; every class must be there, once."""
     counts = np.full(len(vocabulary), -1, dtype=np.int64)
     rows = table(epath.Path(path).read_bytes(), path)
+    path = os.fspath(path)  # as text: an epath takes 5 us to become it, for each row
     for line_number, row in named_rows(rows, path, required=("class", "count")):
         where = f"{path}:{line_number}"
         class_id = vocabulary.index.get(row["class"])
