@@ -8,9 +8,11 @@ time. Ties share one threshold; a score of minus infinity is not ranked.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -20,7 +22,8 @@ from eval.ranking import divide
 from eval.retrieval import LOWEST, Truth
 
 MAX_SCORES = 1 << 32  # 16 GB of temporary file; what is larger is evaluated with the cut alone
-_CHUNK_SCORES = 1 << 23  # scores sorted together; bounds memory, never changes a result
+# Scores that a thread sorts together, and threads: they bound memory, and never change a result.
+_CHUNK_SCORES, _MAX_THREADS = 1 << 22, 4
 
 DEFINITIONS = {
     "macro": (
@@ -75,10 +78,12 @@ class UncutRanking:
         ranked = np.sort(scores[scores >= LOWEST])
         num_ranked = np.zeros(len(ranked), np.int64)
         total = np.zeros(self._num_classes)
-        for first, columns in self._columns():
-            flat = np.sort(columns, axis=None)
-            num_ranked += len(flat) - np.searchsorted(flat, ranked)
-            with_positives = np.flatnonzero(positives[first : first + len(columns)])
+        all_scores = self._all_scores()
+
+        def look_at(first: int) -> np.ndarray:
+            """Fills in the totals of some columns; of each in `ranked`, how many score as much."""
+            columns = np.array(all_scores[:, first : first + width].T, order="C")
+            with_positives = np.flatnonzero(positives[first : first + width])
             for class_id, column in zip(
                 first + with_positives, np.sort(columns[with_positives], axis=1), strict=True
             ):
@@ -86,6 +91,15 @@ class UncutRanking:
                 of_hits = of_hits[np.searchsorted(of_hits, LOWEST) :]
                 above = len(column) - np.searchsorted(column, of_hits)
                 total[class_id] = math.fsum(_num_at_least(of_hits) / above)
+            flat = columns.reshape(-1)
+            flat.sort()
+            return len(flat) - np.searchsorted(flat, ranked)
+
+        width = max(1, _CHUNK_SCORES // max(1, self._num_images))
+        num_threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(num_threads) as threads:
+            for found in threads.map(look_at, range(0, self._num_classes, width)):
+                num_ranked += found
         micro = math.fsum(_num_at_least(ranked) / num_ranked)
         return UncutResult(
             class_ap=divide(total, positives),
@@ -119,13 +133,6 @@ class UncutRanking:
         if not self._num_images:
             return np.empty(shape, np.float32)
         return np.memmap(self._file, np.float32, "r", shape=shape)
-
-    def _columns(self):
-        """(the first's class id, float32 [classes, images]) of some classes after others."""
-        scores = self._all_scores()
-        width = max(1, _CHUNK_SCORES // max(1, self._num_images))
-        for first in range(0, self._num_classes, width):
-            yield first, np.array(scores[:, first : first + width].T, order="C")
 
 
 def _num_at_least(ascending: np.ndarray) -> np.ndarray:
