@@ -262,6 +262,19 @@ def test_the_profile_is_shown_against_steps_or_images(opened):
     assert "training images" in element(opened, images).text
 
 
+def test_a_click_opens_the_definitions_of_metrics_and_columns(opened):
+    summaries = opened.find_elements("css selector", "details > summary")
+    for title, words in (
+        ("How each is defined", "The definition of gap_at_20."),
+        ("What the columns say", "recall@100"),
+    ):
+        (summary,) = [found for found in summaries if found.text == title]
+        details = summary.find_element("xpath", "..")
+        assert words not in details.text
+        summary.click()
+        assert words in details.text
+
+
 @pytest.mark.parametrize("width", [1200, 390])
 def test_no_part_is_wider_than_the_screen(chromium, results, width):
     with browser.screen(chromium, width):
