@@ -128,6 +128,13 @@ class Task:
     def failure_path(self) -> str:
         return storage.join(self.folder, "failure.txt")
 
+    def scratch_folder(self) -> str | None:
+        """Where a worker counts; what a killed one leaves below a local folder is swept later."""
+        if not storage.is_local(self.folder):
+            return None  # the system's
+        os.makedirs(self.folder, exist_ok=True)
+        return self.folder
+
     def file(self, number: int, suffix: str) -> str:
         """One of the files of a part."""
         return storage.join(self.folder, f"{number:05d}{suffix}")
@@ -148,7 +155,7 @@ class CountParts(beam.DoFn):
         task = self._task
         if storage.exists(task.failure_path):
             return
-        with tempfile.TemporaryDirectory(prefix="part-") as local:
+        with tempfile.TemporaryDirectory(prefix="part-", dir=task.scratch_folder()) as local:
             path = Path(local) / "part"
             try:
                 with parquet.ParquetWriter(path.with_suffix(_PREDICTIONS), _SCHEMA) as writer:
