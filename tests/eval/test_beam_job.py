@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import folder_store
 import psutil
 import pytest
 from pyarrow import parquet
@@ -63,6 +64,21 @@ def test_the_embedded_runner_gives_the_same_report_and_predictions_that_evaluate
     found = json.loads((again / "report.json").read_text())
     assert found["metrics"]["map_at_100"] == expected["metrics"]["map_at_100"]
     assert found["classes"]["average_precision"] == expected["classes"]["average_precision"]
+
+
+def test_an_output_that_is_no_local_folder_gets_the_same(evaluated, capsys):
+    address = f"{folder_store.SCHEME}://{evaluated / 'bulk'}"
+    assert beam_job.main([*command(evaluated), f"--output={address}"]) == 0
+    assert f"{address}/predictions.parquet\n{address}/report.json\n" in capsys.readouterr().out
+    assert not list(evaluated.glob("bulk/parts/*"))
+    assert not list(evaluated.rglob("*.tmp"))
+    (evaluated / "bulk/parts").rmdir()  # a store has no folders
+    check(evaluated)
+    written = {path.name: path.read_bytes() for path in (evaluated / "bulk").iterdir()}
+    assert beam_job.main([*command(evaluated, "--checkpoint=20"), f"--output={address}"]) == 0
+    lines = (evaluated / "bulk/history.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 2  # the second beside the first
+    assert lines[1] == written["history.jsonl"]
 
 
 def test_only_so_many_predictions_are_written_as_are_asked_for(evaluated):
