@@ -49,6 +49,7 @@ TEST = [
     "mypy==2.4.1",
 ]
 BENCH = [
+    "psutil>=5.9",  # CPU seconds of the processes that are measured
     "scipy>=1.16",  # Student's t, for differences between few runs
     "tf_keras==2.21.0",  # Keras 2, whose trainer and parameter servers are peers in benchmarks/
     "torchmetrics==1.9.0",  # average precision of many labels at once: a peer of the evaluator's
