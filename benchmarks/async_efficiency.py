@@ -105,8 +105,9 @@ def compare(options, folder):
     found = {name: [] for name in contestants}
     for number in range(options.rounds):
         for name, commands in contestants.items():
-            print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
-            found[name].append(together(commands))
+            figures = together(commands)
+            print(f"round {number + 1}: {name}: {figures}", file=sys.stderr, flush=True)
+            found[name].append(figures)
     medians = {
         name: Figures(*(statistics.median(values) for values in zip(*rounds, strict=True)))
         for name, rounds in found.items()
