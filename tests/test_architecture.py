@@ -25,6 +25,7 @@ ALLOWED = {
         "pipeline.local_runner",  # the engines, for bulk inference
         "pipeline.options",
         "pipeline.sharding",
+        "pipeline.storage",  # its results in object stores
         # ground truth without TensorFlow: shards, and label files as the pipeline reads them
         "pipeline.tfrecord",
         "pipeline.sources",
