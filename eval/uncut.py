@@ -81,16 +81,13 @@ class UncutRanking:
         all_scores = self._all_scores()
 
         def look_at(first: int) -> np.ndarray:
-            """Fills in the totals of some columns; of each in `ranked`, how many score as much."""
+            """Fills in totals of some columns; how many of their scores reach each of `ranked`."""
             columns = np.array(all_scores[:, first : first + width].T, order="C")
             with_positives = np.flatnonzero(positives[first : first + width])
             for class_id, column in zip(
                 first + with_positives, np.sort(columns[with_positives], axis=1), strict=True
             ):
-                of_hits = by_class[class_id]
-                of_hits = of_hits[np.searchsorted(of_hits, LOWEST) :]
-                above = len(column) - np.searchsorted(column, of_hits)
-                total[class_id] = math.fsum(_num_at_least(of_hits) / above)
+                total[class_id] = _sum_of_precisions(by_class[class_id], column)
             flat = columns.reshape(-1)
             flat.sort()
             return len(flat) - np.searchsorted(flat, ranked)
@@ -133,6 +130,12 @@ class UncutRanking:
         if not self._num_images:
             return np.empty(shape, np.float32)
         return np.memmap(self._file, np.float32, "r", shape=shape)
+
+
+def _sum_of_precisions(hits: np.ndarray, all_scores: np.ndarray) -> float:
+    """Over the hits of a class that are ranked; both its hits' scores and all ascend."""
+    hits = hits[np.searchsorted(hits, LOWEST) :]
+    return math.fsum(_num_at_least(hits) / (len(all_scores) - np.searchsorted(all_scores, hits)))
 
 
 def _num_at_least(ascending: np.ndarray) -> np.ndarray:
