@@ -19,6 +19,7 @@ from pipeline import labels
 _COMPLETED = "completed.json"
 _EVENTS = "events.jsonl"
 
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -142,10 +143,11 @@ def add_event(run_dir, task, event, **more):
     """Appends a line to RUN/events.jsonl, by which the processes of a cluster tell each other.
 
     `task`: whom it is about, "worker 1". Events: "hung" (by the chief, for whoever can end the
-    worker), "leaving" (by a ps, for the chief to save), "saved" (by the chief, when it has).
+    worker), "leaving" (by a ps, for the chief to save), "saved" (by the chief, when it has),
+    "died" (by the launcher).
     A folder that cannot be written is no reason to stop training: False says that it failed.
     """
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "task": task}
+    line = {"time": time.strftime(TIME_FORMAT, time.gmtime()), "task": task}
     try:
         with open(Path(run_dir) / _EVENTS, "a") as file:
             file.write(json.dumps({**line, "event": event, **more}) + "\n")
@@ -155,11 +157,11 @@ def add_event(run_dir, task, event, **more):
 
 
 class Events:
-    """Reads the events that are added to a run from now on."""
+    """Reads the events that are added to a run from now on, or all of them."""
 
-    def __init__(self, run_dir):
+    def __init__(self, run_dir, from_start=False):
         self._path = Path(run_dir) / _EVENTS
-        self._offset = self._size()
+        self._offset = 0 if from_start else self._size()
 
     def new(self):
         """[{"time", "task", "event", ...}] since the last call, in their order."""
@@ -181,6 +183,18 @@ class Events:
             return self._path.stat().st_size
         except OSError:
             return 0
+
+
+def last_line(path):
+    """What the last whole line of a file of JSON lines says; None where there is none."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):  # one that is written now, or a full disk cut off
+            return json.loads(line)
+    return None
 
 
 def replace(path, write):

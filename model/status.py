@@ -5,6 +5,7 @@ the run's folder alone, and writes nothing.
 """
 
 import argparse
+import calendar
 import json
 import os
 import socket
@@ -12,10 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-from model import checkpoint, heartbeat, run_folder
+from model import checkpoint, heartbeat, run_folder, versions
 from model.config import ConfigError
 
 EXIT_USAGE = 2
+# Events of a run that are trouble, in words: {what of the event}
+_TROUBLES = {
+    "hung": "hung for {seconds} s",
+    "leaving": "was told to leave",
+    "died": "ended with {how}",
+}
 SILENCE = 15.0  # seconds without a sign of life after which a process counts as hung or dead
 
 
@@ -44,6 +51,7 @@ def describe(run_dir, now):
     signs = [sign for sign in signs if sign]
     return [
         *_progress(run_dir, config),
+        *_versions(run_dir),
         *(f"{sign['task']:12s} {_state(sign, now)}" for sign in signs),
         *_last_trouble(run_dir, signs, now),
     ]
@@ -54,7 +62,7 @@ def _progress(run_dir, config):
     if run_folder.is_completed(run_dir):
         yield f"trained: {json.loads(run_folder.read_completed(run_dir))['samples']:,} images"
     else:
-        newest = _last_json(Path(run_dir) / "metrics.jsonl")
+        newest = run_folder.last_line(Path(run_dir) / "metrics.jsonl")
         if newest is None:
             yield f"no step yet, of {total:,} images"
         else:
@@ -69,6 +77,15 @@ def _progress(run_dir, config):
         yield f"newest of {len(saved)} checkpoints: {saved[-1].path}"
     else:
         yield "no checkpoint yet"
+
+
+def _versions(run_dir):
+    found = versions.newest(run_dir)
+    if found:
+        said = [f"{name} {found.get(name)}" for name in ("tensorflow", "keras")]
+        if found.get("commit"):
+            said.append(f"commit {found['commit']}")
+        yield f"with {', '.join(said)}"
 
 
 def _state(sign, now):
@@ -91,26 +108,17 @@ def _last_trouble(run_dir, signs, now):
         for end in (sign, sign.get("before", {})):
             if end.get("message"):
                 troubles.append((end["seen"], f"{sign['task']}: {end['message']}"))
+    for event in run_folder.Events(run_dir, from_start=True).new():
+        if event.get("event") in _TROUBLES:
+            when = calendar.timegm(time.strptime(event["time"], run_folder.TIME_FORMAT))
+            what = _TROUBLES[event["event"]].format_map(event)
+            troubles.append((when, f"{event['task']} {what}"))
     if troubles:
         when, what = max(troubles)
         yield f"last trouble, {_ago(now - when)}: {what}"
     damaged = Path(run_dir) / "damaged_records.tsv"
     if damaged.exists():
         yield f"damaged records were left out: {damaged}"
-
-
-def _last_json(path):
-    """The last whole line of a file of JSON lines; None where there is none."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            return json.loads(line)
-        except ValueError:
-            continue  # one that is being written, or that a full disk cut off
-    return None
 
 
 def _exists(pid):

@@ -162,12 +162,12 @@ class _LocalCluster:
             return None
         if member.role == "chief":
             if exit_code == EXIT_TRY_AGAIN or exit_code < 0:
-                report(f"model.launch: {member.name} ended with {_describe(exit_code)}")
+                self._say_ended(member, exit_code)
             self._let_servers_end(exit_code)
             return exit_code if exit_code >= 0 else EXIT_TRY_AGAIN
         if exit_code == 0 and (self._is_synchronous or run_folder.is_completed(self._run_dir)):
             return None
-        report(f"model.launch: {member.name} ended with {_describe(exit_code)}")
+        self._say_ended(member, exit_code)
         if exit_code == EXIT_USAGE:  # starting it again would end in the same way
             report(f"model.launch: its log says: {self._last_line(member)}")
             return exit_code
@@ -178,6 +178,11 @@ class _LocalCluster:
             return EXIT_TRY_AGAIN
         member.restart_at = time.monotonic() + delay
         return None
+
+    def _say_ended(self, member, exit_code):
+        how = _describe(exit_code)
+        report(f"model.launch: {member.name} ended with {how}")
+        run_folder.add_event(self._run_dir, member.name, "died", how=how)
 
     def _replace(self, member):
         """Starts a dead worker again, unless something else has taken its port meanwhile."""

@@ -31,6 +31,9 @@ def test_a_worker_killed_with_sigkill_is_replaced_and_training_ends_whole(start)
     assert launch.end() == 0, launch.output()
 
     assert "worker 1 ended with signal SIGKILL" in launch.output()
+    events = [json.loads(line) for line in (launch.run / "events.jsonl").read_text().splitlines()]
+    died = [event for event in events if event["event"] == "died"]
+    assert [(event["task"], event["how"]) for event in died] == [("worker 1", "signal SIGKILL")]
     assert launch.output().count("xception: ") == 1  # the chief was not started again
     steps = [
         json.loads(line)["step"] for line in (launch.run / "metrics.jsonl").read_text().splitlines()

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -57,6 +58,34 @@ def test_each_process_is_alive_hung_dead_or_ended(run):
         "worker 2     ended 30 seconds ago",
         "last trouble, 30 seconds ago: worker 2: no answer",
     ]
+
+
+def _event(run, ago, task, event, **more):
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW - ago))
+    with open(run / "events.jsonl", "a") as file:
+        file.write(json.dumps({"time": stamp, "task": task, "event": event, **more}) + "\n")
+
+
+def test_the_newest_trouble_wins_whether_a_process_or_an_event_tells_it(run):
+    def trouble():
+        return list(status.describe(run, NOW))[-1]
+
+    _event(run, 600, "worker 1", "hung", seconds=45)
+    assert trouble() == "last trouble, 10 minutes ago: worker 1 hung for 45 s"
+    _event(run, 400, "worker 1", "died", how="signal SIGKILL")
+    assert trouble() == "last trouble, 7 minutes ago: worker 1 ended with signal SIGKILL"
+    _sign(run, "ps 0", 300, ended=True, message="no answer from the chief")
+    assert trouble() == "last trouble, 5 minutes ago: ps 0: no answer from the chief"
+    _event(run, 200, "ps 0", "leaving")
+    _event(run, 190, "ps 0", "saved")  # that went well
+    assert trouble() == "last trouble, 3 minutes ago: ps 0 was told to leave"
+
+
+def test_what_the_newest_start_runs_with_is_said(run):
+    lines = [{"tensorflow": "1.0", "keras": "1.0", "commit": None}, {"tensorflow": "2.0"}]
+    lines[1] |= {"keras": "3.0", "commit": "abc-dirty"}
+    (run / "versions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "with tensorflow 2.0, keras 3.0, commit abc-dirty" in list(status.describe(run, NOW))
 
 
 def test_progress_is_the_last_whole_line_of_the_metrics(run):
