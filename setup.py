@@ -30,6 +30,7 @@ TRAIN = [
     "keras==3.15.1",  # the networks' definitions; decides layer names and initial weights
     "tomli-w>=1.2",  # writes the resolved configuration; Python reads TOML but does not write it
     "safetensors>=0.6",  # checkpoints: no pickle, refuses a truncated file, readable without us
+    "fsspec",  # shards in object stores; etils brings it along
 ]
 REPORT = [
     "matplotlib>=3.10",  # the reports' figures, as SVG inside the page
@@ -44,6 +45,7 @@ TEST = [
     "pytest-timeout>=2.4",  # no test waits for ever
     "psutil>=5.9",  # finds the processes that a test has to kill
     "selenium>=4.30",  # drives the browser that the evaluator's page is tested in
+    "s3fs",  # a store's real client, for the tests that train from one
     "hypothesis>=6.170",  # draws the scores and labels that a property must hold for
     "ruff==0.17.6",
     "mypy==2.4.1",

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from model import checkpoint, optimizers, run_folder
+from model import checkpoint, optimizers, run_folder, shard_cache
 from model.background_writer import BackgroundWriter
 from model.cluster import ClusterError
 from model.input import SINGLE_LABEL_RULE
@@ -189,6 +189,12 @@ def errors_in_words():
             "checkpoint is from before; lower optimizer.learning_rate, raise optimizer.warmup or "
             "set optimizer.max_gradient_norm."
         ) from error
+    except tf.errors.UnknownError as error:
+        found = shard_cache.error_in(str(error))
+        if found is None:
+            raise
+        kind = ClusterError if isinstance(found, shard_cache.FetchError) else TrainingError
+        raise kind(str(found)) from error
     except tf.errors.FailedPreconditionError as error:
         _raise_if_started_anew(error)
         raise

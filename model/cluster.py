@@ -166,6 +166,9 @@ def start_server(cluster):
     quiet.start_tensorflow(inter_op_threads, intra_op_threads)
     import tensorflow as tf
 
+    from model import remote_shards
+
+    remote_shards.register()
     try:
         tf.distribute.Server(
             tf.train.ClusterSpec({role: list(a) for role, a in cluster.addresses.items()}),

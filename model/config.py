@@ -66,6 +66,11 @@ class InputConfig:
     shuffle_buffer: int = 4096  # examples; the shards are in random order already
     decode_threads: int = 0  # threads that decode images on each worker; 0: one a core
     max_damaged_records: int = 100  # of the shards: so many are left out, one more ends the run
+    # Of shards in an object store: the folder of each host that holds copies of those that are
+    # read; none is one below the folder for temporary files.
+    cache_dir: str = ""
+    cache_bytes: int = 16_000_000_000  # what the copies may have together, on each host
+    fetch_timeout: float = 300.0  # seconds after which a shard that does not come is given up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +157,8 @@ _POSITIVE = (
     "input.image_size",
     "input.batch_size",
     "input.shuffle_buffer",
+    "input.cache_bytes",
+    "input.fetch_timeout",
     "input.min_crop_area",
     "input.eval_crop",
     "optimizer.learning_rate",

@@ -9,7 +9,7 @@ import time
 
 import tensorflow as tf
 
-from model import run_folder
+from model import run_folder, shard_cache
 from model.cluster import silent
 from model.damage import DamagedRecords
 from model.input import forget_seed, training_dataset
@@ -159,7 +159,8 @@ def make(config, network, store, split, cluster=None, coordinator=None, group=No
             unrolled(iterator)
 
     damaged = None
-    if group is None:
+    # A copy of a store's shard was checked as a whole: there is no damage that could be left out.
+    if group is None and not any(map(shard_cache.is_remote, split.shard_paths)):
         limit = config.input.max_damaged_records
         damaged = DamagedRecords(run_dir, split.shard_paths, split.shard_lengths, limit)
 

@@ -3,6 +3,8 @@
 Training reads an endless stream in random order: shards are shuffled anew on each pass, several
 are read at once, and a buffer mixes their examples (the pipeline wrote them in random order
 already). Evaluation reads each example once, in the order of the shards.
+
+Shards of an object store are read through copies on this host: see model.shard_cache.
 """
 
 import os
@@ -10,7 +12,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from model import augment, losses
+from model import augment, losses, remote_shards, shard_cache
 from pipeline import schema
 
 SINGLE_LABEL_RULE = "loss.name=softmax_cross_entropy takes images with exactly one label."
@@ -41,20 +43,14 @@ def training_dataset(config, shard_paths):
 
     Iterating raises InvalidArgumentError with SINGLE_LABEL_RULE and the image's id where the loss
     wants one label and an image has another number of them; DataLossError with the byte of the
-    first damaged record that it meets; and NotFoundError with the path of a shard that is gone.
+    first damaged record that it meets; NotFoundError with the path of a shard that is gone; and
+    UnknownError where a store gives none, see shard_cache.error_in.
     """
     settings = config.input
     features = losses.features(config.loss)
     shards = tf.data.Dataset.from_tensor_slices(list(shard_paths))
     dataset = (
-        shards.shuffle(len(shard_paths))
-        .repeat()
-        .interleave(
-            tf.data.TFRecordDataset,
-            cycle_length=min(len(shard_paths), 8),
-            num_parallel_calls=min(len(shard_paths), 2),
-            deterministic=False,
-        )
+        _records_in_random_order(settings, shards.shuffle(len(shard_paths)).repeat(), shard_paths)
         .shuffle(settings.shuffle_buffer)
         .map(
             lambda record: _training_example(config, features, record),
@@ -67,7 +63,7 @@ def training_dataset(config, shard_paths):
         padding_values=(None, {name: _PADDING[name] for name in features}),
         drop_remainder=True,
     ).prefetch(2)
-    return dataset.with_options(_options(settings))
+    return dataset.with_options(_options(settings, shard_paths))
 
 
 def evaluation_dataset(settings, shard_paths, batch_size):
@@ -88,14 +84,35 @@ def evaluation_dataset(settings, shard_paths, batch_size):
         schema.LABELS: _PADDING[schema.LABELS],
         schema.NEGATIVES: _PADDING[schema.NEGATIVES],
     }
+    shards = tf.data.Dataset.from_tensor_slices(list(shard_paths))
+    if _are_remote(shard_paths):
+        shards = remote_shards.fetched(shards, settings, deterministic=True)
     dataset = (
-        tf.data.Dataset.from_tensor_slices(list(shard_paths))
-        .flat_map(tf.data.TFRecordDataset)
+        shards.flat_map(tf.data.TFRecordDataset)
         .map(example, num_parallel_calls=_decode_threads(settings))
         .padded_batch(batch_size, padding_values=(padding, None))
         .prefetch(2)
     )
-    return dataset.with_options(_options(settings))
+    return dataset.with_options(_options(settings, shard_paths))
+
+
+def _records_in_random_order(settings, shards, shard_paths):
+    """The records of several shards at a time, of those in turn."""
+    cycle_length = min(len(shard_paths), shard_cache.NUM_READ)
+    if _are_remote(shard_paths):
+        # A parallel interleave would open twice as many more ahead, and the cache hold those too.
+        shards = remote_shards.fetched(shards, settings, deterministic=False)
+        return shards.interleave(tf.data.TFRecordDataset, cycle_length=cycle_length)
+    return shards.interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=cycle_length,
+        num_parallel_calls=min(len(shard_paths), 2),
+        deterministic=False,
+    )
+
+
+def _are_remote(shard_paths):
+    return any(map(shard_cache.is_remote, shard_paths))
 
 
 def _training_example(config, features, record):
@@ -135,8 +152,9 @@ def _decode_threads(settings):
     return settings.decode_threads or os.cpu_count()
 
 
-def _options(settings):
+def _options(settings, shard_paths):
     options = tf.data.Options()
-    options.threading.private_threadpool_size = _decode_threads(settings) + 1
+    waiting = shard_cache.NUM_FETCHES if _are_remote(shard_paths) else 0
+    options.threading.private_threadpool_size = _decode_threads(settings) + 1 + waiting
     options.threading.max_intra_op_parallelism = 1
     return options

@@ -20,7 +20,7 @@ import signal
 import sys
 import traceback
 
-from model import checkpoint, cluster, interruption, quiet, run_folder
+from model import checkpoint, cluster, interruption, quiet, run_folder, versions
 from model import config as config_module
 from model.heartbeat import Heartbeat
 from model.telemetry import report
@@ -56,7 +56,7 @@ def main(argv=None):
                     cluster.serve(here, options.workdir, config.train, signals)
             else:
                 lead(config, here, options, signals)
-    except cluster.ClusterError as error:
+    except (cluster.ClusterError, metadata.UnreachableError) as error:
         report(f"model.train: {error}")
         return cluster.EXIT_TRY_AGAIN
     except USERS_ERRORS as error:
@@ -115,6 +115,7 @@ def lead(config, here, options, signals):
             end = state
         else:
             run_folder.write(options.workdir, config, vocabulary, split.class_counts)
+            versions.add(options.workdir, options.data, split, report)
             end = _train(config, here, options.workdir, vocabulary, split, state, signals)
         run_folder.mark_completed(options.workdir, end)
 

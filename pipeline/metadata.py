@@ -15,9 +15,11 @@ Reading needs neither Beam nor TensorFlow, and works on local folders and object
 """
 
 import dataclasses
+import functools
 import json
 import os
-from typing import Any, TypeGuard
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
 
 import numpy as np
 from etils import epath
@@ -38,11 +40,17 @@ _COMPLETED_SUFFIX = ".completed.json"
 _MARKER_TYPES = {"split": str, "num_examples": int, "shard_lengths": list, "fingerprint": str}
 
 
+_More = ParamSpec("_More")
+_Loaded = TypeVar("_Loaded")
 _REPAIR = "delete this file and start the beam_runner.py command of the split again"
 
 
 class MetadataError(ValueError):
     """A dataset folder that cannot be read; says what is missing and what is there."""
+
+
+class UnreachableError(MetadataError):
+    """A store that does not answer now; starting again may help."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,13 @@ class Split:
 def shard_file(split: str, shard: int, num_shards: int) -> str:
     """File name of a shard, as TFDS names it."""
     return f"{DATASET_NAME}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
+
+
+def shard_commit(shard_path: str) -> str:
+    """The path of the commit of a shard, which holds its `sha256` and `num_bytes`."""
+    folder, _, name = shard_path.rpartition("/")
+    split, _, number = name.removeprefix(f"{DATASET_NAME}-").rpartition(".tfrecord-")
+    return f"{folder}/commits/{split}/{number}.json"
 
 
 def completed_file(split: str) -> str:
@@ -102,6 +117,29 @@ def split_files(split: str) -> tuple[str, ...]:
     return tuple(kind(split) for kind in kinds)
 
 
+def _in_words(
+    load: Callable[Concatenate[epath.PathLike, _More], _Loaded],
+) -> Callable[Concatenate[epath.PathLike, _More], _Loaded]:
+    """Says what goes wrong with a store as MetadataError: its errors are those of its libraries."""
+
+    @functools.wraps(load)
+    def loaded(data_dir: epath.PathLike, *more: _More.args, **named: _More.kwargs) -> _Loaded:
+        try:
+            return load(data_dir, *more, **named)
+        except MetadataError:
+            raise
+        except Exception as error:
+            if "://" not in os.fspath(data_dir):
+                raise
+            if isinstance(error, (ImportError, PermissionError)):
+                raise MetadataError(f"{data_dir} cannot be read: {error}") from error
+            what = f"{type(error).__name__}: {error}"
+            raise UnreachableError(f"{data_dir} cannot be reached: {what}") from error
+
+    return loaded
+
+
+@_in_words
 def load_vocabulary(data_dir: epath.PathLike) -> labels.Vocabulary:
     """The class list of a dataset folder; raises MetadataError."""
     path = _existing_dir(data_dir) / CLASSES_FILE
@@ -115,6 +153,7 @@ def load_vocabulary(data_dir: epath.PathLike) -> labels.Vocabulary:
         raise MetadataError(str(error)) from error
 
 
+@_in_words
 def load_completed(data_dir: epath.PathLike, split: str) -> dict[str, Any]:
     """The completed marker of a split; raises MetadataError."""
     folder = _existing_dir(data_dir)
@@ -151,6 +190,7 @@ def is_marker(found: Any) -> TypeGuard[dict[str, Any]]:
     return has_types and all(isinstance(length, int) for length in found["shard_lengths"])
 
 
+@_in_words
 def load_split(data_dir: epath.PathLike, split: str) -> Split:
     """A finished split: its shards, counts and fingerprint; raises MetadataError."""
     completed = load_completed(data_dir, split)
@@ -160,7 +200,8 @@ def load_split(data_dir: epath.PathLike, split: str) -> Split:
         os.fspath(folder / shard_file(split, shard, len(shard_lengths)))
         for shard in range(len(shard_lengths))
     )
-    missing = [path for path in shard_paths if not epath.Path(path).exists()]
+    present = {path.name for path in folder.iterdir()}  # one question to a store, not thousands
+    missing = [path for path in shard_paths if os.path.basename(path) not in present]
     if missing:
         raise MetadataError(
             f"{len(missing)} of {len(shard_paths)} shards of split {split!r} are gone, "
