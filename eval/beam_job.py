@@ -23,7 +23,7 @@ from eval.evaluator import RunEvaluator
 from eval.options import add_checkpoint
 from eval.results import Results, opened
 from eval.surroundings import Surroundings
-from pipeline import storage
+from pipeline import metadata, storage
 from pipeline.options import OptionsError, beam_options
 
 EXIT_INTERRUPTED = 130
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with opened(options.output) as results:
             report = run(options, rest, results)
-    except EngineError as error:
+    except (EngineError, metadata.UnreachableError) as error:
         return _fail(error, EXIT_TRY_AGAIN)
     except (*USER_ERRORS, OptionsError) as error:
         return _fail(error, EXIT_USAGE)

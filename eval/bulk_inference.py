@@ -30,7 +30,7 @@ from eval.examples import Gallery
 from eval.retrieval import retrieve, truth_of
 from eval.scores import Batch, Scores
 from eval.tally import Tally
-from model import quiet
+from model import quiet, shard_cache
 from model.checkpoint import CheckpointError
 from model.cluster import EXIT_TRY_AGAIN
 from pipeline import local_runner, storage
@@ -224,6 +224,11 @@ def _run(pipeline: beam.Pipeline) -> None:
         raise EngineError(_told(str(error))) from error
     except ShardError as error:  # the job service is gone
         raise EngineError(f"{error}. Start this command again.") from error
+    except Exception as error:  # engines tell of a worker's exception in texts of their own
+        found = shard_cache.error_in(f"{type(error).__name__}: {error}")
+        if found is None:
+            raise
+        raise EngineError(str(found)) from error
 
 
 def _told(death: str) -> str:

@@ -1,8 +1,7 @@
-"""Scores of a run's checkpoint: the network on the images of a split."""
+"""Scores of a checkpoint, by what its folder says: the network on the images of a split."""
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,24 +9,23 @@ from typing import Any
 from eval.evaluation_set import EvaluationError, EvaluationSet, Part
 from eval.scores import LOGITS, Batch
 from model import checkpoint as checkpoints
-from model import run_folder
 from model.checkpoint import Checkpoint, CheckpointError
 
 _FILES = {"ema": "ema", "raw": "parameters"}
 _loading = threading.Lock()  # Beam's workers have several threads
+_kept: list[_Loaded] = []  # the network of this process, also for scores that were pickled into it
 
 
 class CheckpointScores:
-    """The logits of a run's network; one checkpoint after another can be put into it.
+    """The logits of a checkpoint's network; one checkpoint after another can be chosen.
 
     Args:
-        workdir: folder of the training run.
         parameters: "ema" for the Polyak averages, "raw" for the parameters as training left them.
         batch_size: how many images are scored together.
     """
 
-    def __init__(self, workdir: str, parameters: str = "ema", batch_size: int = 64):
-        self.workdir, self.parameters, self._batch_size = workdir, parameters, batch_size
+    def __init__(self, parameters: str = "ema", batch_size: int = 64):
+        self.parameters, self._batch_size = parameters, batch_size
         self.checkpoint: Checkpoint | None = None
 
     def choose(self, checkpoint: Checkpoint) -> None:
@@ -42,7 +40,7 @@ class CheckpointScores:
         """See Scores; raises CheckpointError."""
         checkpoint = self._chosen()
         state = checkpoints.read_state(checkpoint.path)
-        loss = run_folder.read_config(self.workdir).loss.name
+        loss = checkpoints.read_config(checkpoint.path).loss.name
         return {
             "source": "checkpoint",
             "checkpoint": checkpoint.path,
@@ -57,13 +55,18 @@ class CheckpointScores:
     def batches(self, evaluation_set: EvaluationSet, part: Part) -> Iterator[Batch]:
         """See Scores.
 
-        Raises CheckpointError (it is gone, damaged or foreign) or EvaluationError (the shards
-        cannot be read).
+        Raises CheckpointError (it is gone, damaged, or of other classes) or EvaluationError (the
+        shards cannot be read).
         """
         checkpoint = self._chosen()
         evaluation_set.check_has_shards()
+        try:
+            vocabulary = checkpoints.read_vocabulary(checkpoint.path)
+            evaluation_set.check_same_classes(vocabulary, f"{checkpoint.path}/classes.tsv")
+        except EvaluationError as error:
+            raise CheckpointError(str(error)) from error
         with _loading:
-            predictor = _predictor(self.workdir).holding(
+            predictor = _loaded(checkpoint.path).holding(
                 checkpoint.path, self.parameters, self.hash_of(checkpoint)
             )
         with evaluation_set.reading_shards():
@@ -89,12 +92,13 @@ class CheckpointScores:
 
 
 class _Loaded:
-    """A run's network, and which parameters are in it."""
+    """A checkpoint's network, and which parameters are in it."""
 
-    def __init__(self, workdir: str):
+    def __init__(self, path: str):
         from model import predict
 
-        self._predictor = predict.Predictor(workdir)
+        self._predictor = predict.Predictor(path)
+        self.is_of = self._predictor.is_of
         self._loaded: tuple[str, str, str] | None = None
 
     def holding(self, path: str, parameters: str, sha256: str) -> Any:
@@ -106,7 +110,8 @@ class _Loaded:
         return self._predictor
 
 
-@functools.lru_cache(maxsize=1)
-def _predictor(workdir: str) -> _Loaded:
-    """The network of a run: built once in a process, also for scores that were pickled into it."""
-    return _Loaded(workdir)
+def _loaded(path: str) -> _Loaded:
+    """The network of a checkpoint: that of the one before, where it is the same."""
+    if not (_kept and _kept[0].is_of(path)):
+        _kept[:] = [_Loaded(path)]
+    return _kept[0]

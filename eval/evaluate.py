@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from eval import class_weights, table, watch
+from eval.checkpoint_scores import CheckpointScores
 from eval.comparison import ComparisonError
 from eval.evaluation_set import EvaluationError, EvaluationSet
-from eval.evaluator import Count, Evaluator, RunEvaluator, check_same_classes, count_whole
+from eval.evaluator import Count, Evaluator, RunEvaluator, count_whole
 from eval.ground_truth import GroundTruthError
-from eval.options import parse
+from eval.options import LATEST, parse
 from eval.prediction_scores import PredictionScores, open_predictions
 from eval.processes import Processes, WorkerError
 from eval.report import write_page
@@ -37,6 +39,7 @@ from eval.scores import Scores
 from eval.surroundings import Surroundings
 from model import checkpoint
 from model.config import ConfigError
+from model.shard_cache import FetchError
 from pipeline import labels, metadata
 from pipeline.labels import Vocabulary
 
@@ -66,7 +69,12 @@ def main(argv: list[str] | None = None) -> int:
         else:
             results = Results(options.output)
             report = evaluate_scores(options, results)
-    except (watch.NothingNewError, WorkerError) as error:
+    except (
+        watch.NothingNewError,
+        WorkerError,
+        FetchError,
+        metadata.UnreachableError,
+    ) as error:
         return _fail(error, EXIT_TRY_AGAIN)
     except USER_ERRORS as error:
         return _fail(error, EXIT_USAGE)
@@ -98,12 +106,15 @@ def evaluate_run(options: argparse.Namespace, results: Results) -> dict[str, Any
 
 
 def evaluate_scores(options: argparse.Namespace, results: Results) -> dict[str, Any]:
-    """Evaluates what others trained: a saved model, or its predictions."""
+    """Evaluates what is in no run's folder: a checkpoint, a saved model, or predictions."""
     evaluation_set = _evaluation_set(options)
     surroundings = Surroundings.read(None, options.hierarchy, options.compare_with, evaluation_set)
     scores: Scores
     if options.model:
         scores = SavedModelScores(options.model, options.score_space, options.batch_size)
+    elif not options.predictions:
+        scores = CheckpointScores(options.parameters, options.batch_size)
+        scores.choose(checkpoint.at(options.checkpoint))
     else:
         predictions = open_predictions(options.predictions, options.ids, evaluation_set.vocabulary)
         scores = PredictionScores(predictions, options.score_space, options.batch_size)
@@ -128,7 +139,7 @@ def _training_counts(
     """From --class_counts, or those of the dataset's training split; None where there are none."""
     path = options.class_counts
     if path is None and options.data:
-        path = Path(options.data) / metadata.class_counts_file("train")
+        path = epath.Path(options.data) / metadata.class_counts_file("train")
         path = path if path.exists() else None
     return path and labels.read_class_counts(path, evaluation_set.vocabulary)
 
@@ -138,7 +149,7 @@ def _evaluation_set(options: argparse.Namespace) -> EvaluationSet:
     if options.data:
         evaluation_set = EvaluationSet.read(options.data, options.split, options.class_weights)
         if options.classes:
-            check_same_classes(Vocabulary.read(options.classes), options.classes, evaluation_set)
+            evaluation_set.check_same_classes(Vocabulary.read(options.classes), options.classes)
         return evaluation_set
     listed = Vocabulary.read(options.classes)
     evaluation_set = EvaluationSet.of_manifest(options.labels, listed, options.class_weights)
@@ -181,7 +192,7 @@ def choose(
         raise EvaluationError(
             f"{workdir} has no finished checkpoint yet. Use --watch to wait for the first."
         )
-    if wanted == "latest":
+    if wanted == LATEST:
         return checkpoints[-1]
     for candidate in checkpoints:
         if str(candidate.step) == wanted:

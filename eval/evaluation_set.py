@@ -12,6 +12,7 @@ import numpy as np
 
 from eval import average_precision as ap
 from eval import class_weights, ground_truth
+from model import shard_cache
 from pipeline import metadata
 from pipeline.labels import Vocabulary
 
@@ -111,6 +112,28 @@ class EvaluationSet:
                 "with beam_runner.py, and evaluate with --data and --split."
             )
 
+    def check_same_classes(self, classes: Vocabulary, owner: str) -> None:
+        """EvaluationError names the first places where the list of `owner` and this one differ."""
+        ours, theirs = classes.classes, self.vocabulary.classes
+        if ours == theirs:
+            return
+        pairs = itertools.zip_longest(map(repr, ours), map(repr, theirs), fillvalue="none")
+        differences = [
+            f"\n  class {class_id}: {our} and {their}"
+            for class_id, (our, their) in enumerate(pairs)
+            if our != their
+        ]
+        what = (
+            "They are the same classes in another order"
+            if sorted(ours) == sorted(theirs)
+            else f"{len(set(ours) ^ set(theirs)):,} classes are in one of them alone"
+        )
+        raise EvaluationError(
+            f"{owner} lists {len(ours):,} classes and {self.data} has {len(theirs):,}; "
+            f"{len(differences):,} places differ (the former, then the latter):"
+            f"{''.join(differences[:5])}\n{what}. Both must have one class list."
+        )
+
     def class_ids(self, keys: list[str] | None) -> list[int] | None:
         """The ids of classes by their keys; EvaluationError names the first that are unknown."""
         if keys is None:
@@ -146,11 +169,21 @@ class EvaluationSet:
 
     @contextlib.contextmanager
     def reading_shards(self) -> Iterator[None]:
-        """Turns what TensorFlow says of shards that cannot be read into an EvaluationError."""
+        """Turns what TensorFlow says of shards that cannot be read into an EvaluationError.
+
+        Or into the FetchError that says that a store gives no shard now.
+        """
         import tensorflow as tf
 
         try:
             yield
+        except tf.errors.UnknownError as error:
+            found = shard_cache.error_in(error.message)
+            if found is None:
+                raise
+            if isinstance(found, shard_cache.CacheError):
+                raise EvaluationError(str(found)) from error
+            raise found from error
         except (
             tf.errors.DataLossError,
             tf.errors.InvalidArgumentError,

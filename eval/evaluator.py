@@ -1,16 +1,13 @@
 """Evaluates scores on an evaluation set.
 
     evaluator = Evaluator(EvaluationSet.read("shards", "eval", "weights.tsv"), training_counts)
-    evaluation = evaluator.evaluate(CheckpointScores("runs/1"))
+    evaluation = evaluator.evaluate(scores)
 
 What can be wrong with the inputs is found before TensorFlow is imported, at the first batch.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import itertools
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,15 +26,13 @@ from eval.scores import Scores
 from eval.summary import summarize
 from eval.tally import Tally
 from eval.uncut import MAX_SCORES
-from model import run_folder
+from model import run_folder, versions
 from model.checkpoint import Checkpoint
 from pipeline import labels
-from pipeline.labels import Vocabulary
 
 Count = Callable[[Scores, EvaluationSet], tuple[Tally, Gallery]]  # of all images
 
 FORMAT_VERSION = 2
-_VERSIONS_OF = ("xception-at-scale", "tensorflow", "keras", "numpy")
 
 
 @dataclass(frozen=True)
@@ -139,10 +134,7 @@ class Evaluator:
             "data": self.evaluation_set.data,
             **summary,
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in _VERSIONS_OF},
-            },
+            "versions": versions.installed(),
             "seconds": round(time.monotonic() - started, 2),
         }
         classes = self.evaluation_set.vocabulary.classes
@@ -169,11 +161,11 @@ class RunEvaluator:
         self.workdir, self.evaluation_set = workdir, evaluation_set
         run_folder.read_config(workdir)  # says in words what is no run's folder
         classes_path = Path(workdir) / "classes.tsv"
-        check_same_classes(run_folder.read_vocabulary(workdir), str(classes_path), evaluation_set)
+        evaluation_set.check_same_classes(run_folder.read_vocabulary(workdir), str(classes_path))
         training_counts = labels.read_class_counts(
             Path(workdir) / "class_counts.tsv", evaluation_set.vocabulary
         )
-        self._scores = CheckpointScores(workdir, parameters, batch_size)
+        self._scores = CheckpointScores(parameters, batch_size)
         self._evaluator = Evaluator(evaluation_set, training_counts, curve_classes, count)
 
     def conditions(self) -> dict[str, Any]:
@@ -188,26 +180,3 @@ class RunEvaluator:
         """See Evaluator.evaluate."""
         self._scores.choose(checkpoint)
         return self._evaluator.evaluate(self._scores)
-
-
-def check_same_classes(classes: Vocabulary, owner: str, evaluation_set: EvaluationSet) -> None:
-    """EvaluationError names the first differences to the evaluation set's list, order included."""
-    ours, theirs = classes.classes, evaluation_set.vocabulary.classes
-    if ours == theirs:
-        return
-    pairs = itertools.zip_longest(map(repr, ours), map(repr, theirs), fillvalue="none")
-    differences = [
-        f"\n  class {class_id}: {our} and {their}"
-        for class_id, (our, their) in enumerate(pairs)
-        if our != their
-    ]
-    what = (
-        "They are the same classes in another order"
-        if sorted(ours) == sorted(theirs)
-        else f"{len(set(ours) ^ set(theirs)):,} classes are in one of them alone"
-    )
-    raise EvaluationError(
-        f"{owner} lists {len(ours):,} classes and {evaluation_set.data} has {len(theirs):,}; "
-        f"{len(differences):,} places differ (the former, then the latter):"
-        f"{''.join(differences[:5])}\n{what}. Both must have one class list."
-    )

@@ -8,6 +8,8 @@ from typing import Any
 from eval.processes import SILENCE
 from eval.scores import PROBABILITY_OF
 
+LATEST = "latest"
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line's options."""
@@ -56,7 +58,7 @@ def _add_scores(group: Any) -> None:
     add("--workdir", metavar="RUN", help="folder of a training run")
     add("--model", metavar="PATH", help="a .keras file, or the folder of a SavedModel")
     add("--predictions", metavar="FILE", help="scores: .npy (dense), .npz or .parquet (lists)")
-    add_checkpoint(group)
+    add_checkpoint(group, "; without --workdir the folder of a checkpoint, wherever it is")
     add("--watch", action="store_true", help="evaluate each new checkpoint until training ends")
     add(
         "--watch_timeout",
@@ -90,10 +92,13 @@ def _add_scores(group: Any) -> None:
     )
 
 
-def add_checkpoint(group: Any) -> None:
+def add_checkpoint(group: Any, more: str = "") -> None:
     """Adds the options that choose among a run's checkpoints, and what of one is evaluated."""
     group.add_argument(
-        "--checkpoint", default="latest", metavar="STEP", help="latest (default), or a step"
+        "--checkpoint",
+        default=LATEST,
+        metavar="STEP",
+        help=f"{LATEST} (default), or a step, of --workdir{more}",
     )
     group.add_argument(
         "--parameters",
@@ -111,18 +116,22 @@ def _add_images(group: Any) -> None:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if sum(map(bool, (options.workdir, options.model, options.predictions))) != 1:
-        parser.error("name what is evaluated: --workdir, --model or --predictions, one of them")
+    is_alone = not options.workdir and options.checkpoint != LATEST
+    if sum(map(bool, (options.workdir, options.model, options.predictions, is_alone))) != 1:
+        parser.error(
+            "name what is evaluated: --workdir, --model, --predictions or the folder of a "
+            "--checkpoint, one of them"
+        )
     if not (options.workdir or options.output):
-        parser.error("--model and --predictions need --output, the folder for the report")
+        parser.error("without --workdir it takes --output, the folder for the report")
     if options.predictions:
         if bool(options.data) == bool(options.labels):
             parser.error("name the images: --data or --labels, one of them")
         if not options.classes and (options.labels or options.predictions.endswith(".npy")):
             parser.error("--classes must name the class list that the predictions are in")
     elif not options.data:
-        parser.error("--workdir and --model need --data, the folder with the images")
-    if options.watch and (options.checkpoint != "latest" or not options.workdir):
+        parser.error("a network needs --data, the folder with the images")
+    if options.watch and (options.checkpoint != LATEST or not options.workdir):
         parser.error("--watch evaluates every checkpoint: leave --checkpoint out")
     if options.batch_size < 1:
         parser.error(f"--batch_size must be at least 1. Received: {options.batch_size}")

@@ -61,6 +61,11 @@ def list_checkpoints(run_dir):
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def at(path):
+    """The checkpoint in a folder, wherever that is; raises CheckpointError."""
+    return Checkpoint(read_state(path)["step"], str(path))
+
+
 def save(run_dir, state, config, vocabulary):
     """Writes what ParameterStore.export gave, and the "seconds" that training took so far.
 
@@ -133,13 +138,19 @@ def read_state(path):
 
 
 def read_config(path):
-    """The configuration that a checkpoint was trained with."""
-    return config_module.read(Path(path) / "config.toml")
+    """The configuration that a checkpoint was trained with; raises CheckpointError."""
+    try:
+        return config_module.read(Path(path) / "config.toml")
+    except config_module.ConfigError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def read_vocabulary(path):
-    """The classes of a checkpoint, in the order of the network's outputs."""
-    return labels.Vocabulary.read(Path(path) / "classes.tsv")
+    """The classes of a checkpoint, in the order of the network's outputs; or CheckpointError."""
+    try:
+        return labels.Vocabulary.read(Path(path) / "classes.tsv")
+    except (OSError, labels.LabelError) as error:
+        raise CheckpointError(f"{path} has no class list that can be used: {error}") from error
 
 
 def load_newest(run_dir, config, vocabulary, report):
@@ -175,10 +186,7 @@ def _check_is_of(path, config, vocabulary):
         )
     if not (Path(path) / "config.toml").exists():
         return  # an older one
-    try:
-        network = read_config(path).network
-    except config_module.ConfigError as error:
-        raise CheckpointError(str(error)) from error
+    network = read_config(path).network
     if network != config.network:
         raise CheckpointError(f"{path} is of another network: {network}.")
 

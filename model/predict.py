@@ -1,7 +1,8 @@
 """Scores of a checkpoint for every image of a split, without a cluster.
 
-predictor = Predictor("runs/1")
-predictor.load(checkpoint.list_checkpoints("runs/1")[-1].path)
+path = checkpoint.list_checkpoints("runs/1")[-1].path
+predictor = Predictor(path)
+predictor.load(path)
 for batch in predictor.predict("shards", "eval"):
     batch.image_ids, batch.logits, batch.labels
 """
@@ -26,15 +27,15 @@ class Batch:
 
 
 class Predictor:
-    """A run's network, into which one checkpoint after another can be loaded.
+    """The network of a run or of a checkpoint, into which one checkpoint after another is loaded.
 
-    Raises ConfigError or LabelError where the run's folder is incomplete. The first one in a
-    process imports TensorFlow, which takes seconds.
+    Raises ConfigError or LabelError where the folder is incomplete. The first one in a process
+    imports TensorFlow, which takes seconds.
     """
 
-    def __init__(self, run_dir):
-        self.config = run_folder.read_config(run_dir)
-        self.vocabulary = run_folder.read_vocabulary(run_dir)
+    def __init__(self, folder):
+        self.config = run_folder.read_config(folder)
+        self.vocabulary = run_folder.read_vocabulary(folder)
         quiet.start_tensorflow()
         import tensorflow as tf
 
@@ -44,6 +45,12 @@ class Predictor:
         self._network = zoo.build(self.config, len(self.vocabulary))
         self._forward = tf.function(lambda images: self._network(images, training=False))
 
+    def is_of(self, checkpoint_path):
+        """Whether this is the network of a checkpoint; raises CheckpointError."""
+        config = checkpoint.read_config(checkpoint_path)
+        is_alike = (config.network, config.input) == (self.config.network, self.config.input)
+        return is_alike and checkpoint.read_vocabulary(checkpoint_path) == self.vocabulary
+
     def load(self, checkpoint_path, parameters="ema"):
         """Loads the Polyak averages ("ema") or the parameters themselves ("raw").
 
@@ -52,7 +59,7 @@ class Predictor:
         state = checkpoint.read_state(checkpoint_path)
         if state["class_list_sha256"] != run_folder.class_list_hash(self.vocabulary):
             raise checkpoint.CheckpointError(
-                f"{checkpoint_path} was trained on another class list than the run's classes.tsv."
+                f"{checkpoint_path} was trained on another class list than the classes.tsv here."
             )
         values = checkpoint.load(checkpoint_path, parameters)
         for variable in self._network.weights:

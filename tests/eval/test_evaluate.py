@@ -1,6 +1,7 @@
 """The command over real shards and real checkpoints: what it writes, prints and refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -86,6 +87,38 @@ def test_a_step_can_be_chosen_and_the_output_put_elsewhere(folder):
     assert json.loads((output / "report.json").read_text())["step"] == 10
     assert (output / "report.html").exists()
     assert not (folder / "run/eval").exists()
+
+
+def test_a_checkpoint_is_evaluated_alone_by_its_own_configuration(folder):
+    assert evaluate.main(command(folder)) == 0
+    expected = json.loads((folder / "run/eval/eval/report.json").read_text())
+    shutil.move(folder / "run/checkpoints/step-00000020", folder / "alone")
+    shutil.rmtree(folder / "run")
+    arguments = [f"--checkpoint={folder / 'alone'}", f"--data={folder / 'data'}"]
+    assert evaluate.main([*arguments, f"--output={folder / 'out'}"]) == 0
+    found = json.loads((folder / "out/report.json").read_text())
+    assert found["step"] == 20
+    assert found["metrics"]["map_at_100"] == expected["metrics"]["map_at_100"]
+
+
+def test_a_checkpoint_is_read_by_its_own_network_whatever_the_run_says_now(folder):
+    assert evaluate.main(command(folder)) == 0
+    expected = json.loads((folder / "run/eval/eval/report.json").read_text())
+    path = folder / "run/config.toml"
+    path.write_text(path.read_text().replace("width = 0.1", "width = 0.2"))
+    assert evaluate.main(command(folder)) == 0
+    found = json.loads((folder / "run/eval/eval/report.json").read_text())
+    assert found["metrics"] == expected["metrics"]
+
+
+def test_a_checkpoint_of_other_classes_is_refused_with_the_first_five_that_differ(folder, capsys):
+    path = folder / "run/checkpoints/step-00000020/classes.tsv"
+    Vocabulary(("blue", "green", "red", *"abcde"), ("",) * 8).write(path)
+    error = refusal(capsys, command(folder))
+    assert f"{path} lists 8 classes and {folder / 'data'} has 4; 7 places differ" in error
+    assert "class 0: 'blue' and 'red'\n  class 2: 'red' and 'blue'\n" in error
+    assert "class 5: 'c' and none\n" in error
+    assert "class 6" not in error
 
 
 def refusal(capsys, arguments, exit_code=2):

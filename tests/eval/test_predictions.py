@@ -272,12 +272,12 @@ def test_labels_outside_the_class_list_are_counted_aloud(written, capsys):
     ("arguments", "message"),
     [
         (["--predictions=a.npy", "--workdir=b"], "one of them"),
-        ([], "--workdir, --model or --predictions"),
+        ([], "--workdir, --model, --predictions or the folder of a --checkpoint"),
         (["--predictions=a.npy", "--output=c"], "--data or --labels"),
         (["--predictions=a.npy", "--labels=b.csv"], "--output"),
         (["--predictions=a.npy", "--labels=b.csv", "--output=c"], "--classes must"),
-        (["--workdir=a"], "--workdir and --model need --data"),
-        (["--model=a.keras", "--data=b"], "need --output"),
+        (["--workdir=a"], "a network needs --data"),
+        (["--model=a.keras", "--data=b"], "it takes --output"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(capsys, arguments, message):
