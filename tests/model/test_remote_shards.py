@@ -8,8 +8,8 @@ import time
 
 import pytest
 from launches import TIMEOUT, Launch, assert_all_gone
-from object_store import ObjectStore, taken
 
+from benchmarks.object_store import ObjectStore, taken
 from eval import evaluate
 from eval.evaluation_set import EvaluationSet
 from model import config as config_module

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from object_store import taken
 
+from benchmarks.object_store import taken
 from model.shard_cache import NUM_OPEN, CacheError, FetchError, ShardCache, error_in
 
 SIZE = 1000  # bytes of a shard
