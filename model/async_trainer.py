@@ -38,8 +38,7 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
     def rate(step, samples):
         return float(optimizers.learning_rate(config, tf.constant(step), tf.constant(samples)))
 
-    stall_timeout = config.train.stall_timeout
-    first_timeout = max(stall_timeout, config.train.start_timeout)
+    stall_timeout, first_timeout = config.train.stall_timeout, config.train.first_timeout
     events = run_folder.Events(run_dir)
     with errors_in_words(), signals.deferred():
         watchdog.feed("reading the counters")

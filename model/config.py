@@ -129,6 +129,11 @@ class TrainConfig:
     stall_timeout: float = 600.0
     seed: int = 0  # of the initial parameters
 
+    @property
+    def first_timeout(self) -> float:
+        """Seconds of silence allowed until the first step: a start has much to do."""
+        return max(self.stall_timeout, self.start_timeout)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

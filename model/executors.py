@@ -59,9 +59,8 @@ class OnCluster:
         self._run_dir = run_dir
         with tf.device(cluster.ps_devices[0]):
             self._begun = tf.Variable(tf.zeros([cluster.num_workers], tf.int64))
-        timeout = config.train.stall_timeout
+        timeout, first_timeout = config.train.stall_timeout, config.train.first_timeout
         self._looked = time.monotonic()
-        first_timeout = max(timeout, config.train.start_timeout)
         self._watch = WorkerWatch([0] * cluster.num_workers, timeout, first_timeout, self._looked)
         self._look_every = min(1.0, timeout / 10)
 

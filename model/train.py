@@ -15,6 +15,7 @@ What a start does, in this order:
 import argparse
 import functools
 import logging
+import math
 import os
 import signal
 import sys
@@ -164,11 +165,11 @@ def _train(config, here, run_dir, vocabulary, split, state, signals):
     if not is_synchronous:
         quiet.start_tensorflow(*here.threads() if here else ())
     # Alone there is nobody to wait for, and a step may take as long as it takes.
-    timeout = config.train.stall_timeout if here else float("inf")
-    first_timeout = max(timeout, config.train.start_timeout)
-    with Watchdog(
-        first_timeout, timeout, functools.partial(_give_up, here), bool(here)
-    ) as watchdog:
+    first_timeout, timeout = (
+        (config.train.first_timeout, config.train.stall_timeout) if here else (math.inf, math.inf)
+    )
+    give_up = functools.partial(_give_up, here)
+    with Watchdog(first_timeout, timeout, give_up, has_alarm=bool(here)) as watchdog:
         # Synchronous processes meet with a deadline of their own.
         feed = _ignore if is_synchronous else watchdog.feed
         store, executor = prepare(config, here, vocabulary, split, state, feed, run_dir)
