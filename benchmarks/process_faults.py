@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -31,11 +32,12 @@ JOIN_SECONDS = 8.0  # that a worker which serves again is given until it takes s
 class Training:
     """A cluster under `python -m model.launch local`, in a run folder of its own."""
 
-    def __init__(self, shards: Path, run: Path, *more: str):
+    def __init__(self, shards: Path, run: Path, *more: str, num_ps: int | None = None):
         self.run = run
         self.log_path = run.with_suffix(".log")
+        servers = [f"--num_ps={num_ps}"] if num_ps else []
         command = [
-            *(sys.executable, "-m", "model.launch", "local", "--num_workers=2", "--num_ps=1", "--"),
+            *(sys.executable, "-m", "model.launch", "local", "--num_workers=2", *servers, "--"),
             *(*TINY, f"--data={shards}", f"--workdir={run}", *more),
         ]
         with open(self.log_path, "ab") as log:
@@ -52,6 +54,17 @@ class Training:
     def steps(self) -> list[int]:
         """The steps of all progress lines so far; they go back where steps were lost."""
         return read_steps(self.run)
+
+    def last_step(self) -> int:
+        """The step of the newest progress line; 0 without one."""
+        return (self.steps() or [0])[-1]
+
+    def left_over(self) -> str:
+        """The processes that work for the run, one a line."""
+        command = ["ps", "-eo", "pid=,args="]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        mark = f"--workdir={self.run} "
+        return "\n".join(line for line in listed.splitlines() if mark in f"{line} ")
 
     def wait_until(self, condition: Callable[[], object], what: str):
         """As wait_until; also FaultError if the launcher ends meanwhile."""
@@ -74,11 +87,19 @@ class Training:
         os.kill(pid, number)
         return pid
 
+    def end(self) -> int:
+        """Waits until the launcher ends; returns its exit code."""
+        return self.process.wait(TIMEOUT)
+
+    def wait_until_gone(self) -> None:
+        """Waits until no process of the run is left, whose launcher has ended."""
+        wait_until(lambda: not self.left_over(), "all processes end", self.left_over)
+
     def close(self) -> int:
         """Ends the cluster as a batch system does; returns the launcher's exit code."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(TIMEOUT)
+        return self.end()
 
 
 def hit_worker(number: int, says: str, happens: str) -> Callable[[str, Training], Row]:
@@ -90,21 +111,22 @@ def hit_worker(number: int, says: str, happens: str) -> Callable[[str, Training]
         output = len(training.output())
         count, before = len(training.steps()), training.steps()[-1]
         starts = training.output().count("Going on from")
+        served = ports(training, "worker 1")
         started = time.monotonic()
         victim = training.send("worker 1", number)
         training.wait_until(lambda: training.steps()[-1] > before + 2 * CLOSURE, "steps of others")
         seconds = time.monotonic() - started
         training.wait_until(lambda: training.pids()["worker 1"] != victim, "a new worker")
         wait_until(
-            lambda: answers_for(training, "worker 1"), "the new worker's server", training.output
+            lambda: len(ports(training, "worker 1")) > len(served), "its server", training.output
         )
         training.wait_for_steps()
         said = training.output()[output:]
         steps = training.steps()[count - 1 :]
         if training.output().count("Going on from") != starts or steps != sorted(steps):
             raise FaultError(f"the others did not go on:\n{said}")
-        if says not in said:
-            raise FaultError(f"{says!r} was not said:\n{said}")
+        if says not in said or ports(training, "worker 1")[-1] != served[-1]:
+            raise FaultError(f"{says!r} was not said, or its port is another:\n{said}")
         return Row(fault, happens, 0, f"≤ {CLOSURE}", seconds, ending(said, "worker 1"))
 
     return cause
@@ -136,8 +158,8 @@ def recovery(fault, training, name, output, started, says, happens) -> Row:
     whole = training.output()
     before = progress_steps(whole[: whole.index("Going on from", output)])
     lost = max(0, before[-1] - number_of(resumed()[1]))
-    if says not in said:
-        raise FaultError(f"{says!r} was not said:\n{said}")
+    if says not in said or len(set(ports(training, "ps 0")[-2:])) < 2:
+        raise FaultError(f"{says!r} was not said, or the ports are the same:\n{said}")
     return Row(fault, happens, lost, str(lost), seconds, ending(said, name))
 
 
@@ -147,17 +169,17 @@ def ending(said: str, name: str) -> str:
     return found[1] if found else "killed by the launcher"
 
 
-def answers_for(training: Training, name: str) -> bool:
+def ports(training: Training, name: str) -> list[int]:
+    """Where the processes of this name have served so far."""
     log = training.run / "logs" / f"{name.replace(' ', '-')}.log"
-    return log.read_text().count("serves at") >= training.output().count(f"{name} is pid")
+    return [int(port) for port in re.findall(r"serves at 127\.0\.0\.1:(\d+)", log.read_text())]
 
 
 def take_port(fault: str, training: Training) -> Row:
     """Kills a worker and listens on its port before it is back."""
     training.wait_for_steps()
     output = len(training.output())
-    log = (training.run / "logs" / "worker-1.log").read_text()
-    port = int(re.findall(r"serves at 127\.0\.0\.1:(\d+)", log)[-1])
+    port = ports(training, "worker 1")[-1]
     started = time.monotonic()
     training.send("worker 1", signal.SIGKILL)
     with contextlib.ExitStack() as stack:
@@ -180,24 +202,26 @@ def take_port(fault: str, training: Training) -> Row:
 
 FAULTS: dict[str, Callable[[str, Training], Row]] = {
     "worker: kill -9": hit_worker(
-        signal.SIGKILL, "worker 1 ended with signal SIGKILL", "replaced; the others go on"
+        signal.SIGKILL,
+        "worker 1 ended with signal SIGKILL",
+        "replaced on its port; the others go on",
     ),
     "worker: SIGTERM": hit_worker(
         signal.SIGTERM,
         "worker 1 ended with exit code 75",
-        "hands its closure back and ends; replaced; the others go on",
+        "hands its closure back and ends; replaced on its port; the others go on",
     ),
     "worker: SIGSTOP": hit_worker(
         signal.SIGSTOP,
         "worker 1 hangs since",
-        "found after `stall_timeout`, killed and replaced; the others go on",
+        "found after `stall_timeout`, killed and replaced on its port; the others go on",
     ),
     "worker: its port is taken": take_port,
     "ps: kill -9": hit_cluster(
         "ps 0",
         signal.SIGKILL,
         "starting the cluster again",
-        "all start again from the newest checkpoint",
+        "all start again, on other ports, from the newest checkpoint",
     ),
     "ps: SIGTERM": hit_cluster(
         "ps 0",
@@ -215,7 +239,7 @@ FAULTS: dict[str, Callable[[str, Training], Row]] = {
         "chief 0",
         signal.SIGKILL,
         "starting the cluster again",
-        "all start again from the newest checkpoint",
+        "all start again, on other ports, from the newest checkpoint",
     ),
     "chief: SIGTERM": hit_cluster(
         "chief 0",

@@ -1,12 +1,13 @@
 """TensorFlow starts quietly, and with the same threads, in every test."""
 
 import pytest
-from launches import Launch
 
-from benchmarks import faults
+from benchmarks import faults, process_faults
 from model import quiet
 
 quiet.start_tensorflow()
+
+OFTEN = ("--set=train.checkpoint_every=1", "--set=train.log_every=0.5")
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +21,7 @@ def start(shards, tmp_path):
     launches = []
 
     def start(*more, **options):
-        launches.append(Launch(shards, tmp_path / "run", *more, **options))
+        launches.append(process_faults.Training(shards, tmp_path / "run", *OFTEN, *more, **options))
         return launches[-1]
 
     yield start

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from launches import assert_all_gone
 
 from model import checkpoint
 
@@ -18,13 +17,13 @@ def test_two_workers_and_two_ps_train_to_the_end_and_leave_no_process(start):
     state = checkpoint.read_state(checkpoint.list_checkpoints(launch.run)[-1].path)
     assert 1600 <= state["samples"] <= 1600 + 8 * 4  # the last closure's steps run to their end
     assert state["samples"] == state["step"] * 8
-    assert len(launch.all_pids()) == 5
-    assert_all_gone(launch.all_pids())
+    assert len(launch.pids()) == 5
+    launch.wait_until_gone()
 
 
 def test_a_worker_killed_with_sigkill_is_replaced_and_training_ends_whole(start):
     launch = start("--set", "train.samples=9600")
-    launch.wait_until(lambda: launch.steps() > 20, "20 steps")
+    launch.wait_until(lambda: launch.last_step() > 20, "20 steps")
     victim = launch.pids()["worker 1"]
     os.kill(victim, signal.SIGKILL)
     launch.wait_until(lambda: launch.pids()["worker 1"] != victim, "a new worker")
@@ -35,13 +34,10 @@ def test_a_worker_killed_with_sigkill_is_replaced_and_training_ends_whole(start)
     died = [event for event in events if event["event"] == "died"]
     assert [(event["task"], event["how"]) for event in died] == [("worker 1", "signal SIGKILL")]
     assert launch.output().count("xception: ") == 1  # the chief was not started again
-    steps = [
-        json.loads(line)["step"] for line in (launch.run / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert steps == sorted(steps)  # nothing that was done was lost
+    assert launch.steps() == sorted(launch.steps())  # nothing that was done was lost
     completed = json.loads((launch.run / "completed.json").read_text())
     assert completed["samples"] >= 9600
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 @pytest.mark.slow
@@ -53,7 +49,7 @@ def test_after_the_death_of_a_ps_training_goes_on_from_the_newest_checkpoint(sta
     assert "ps 0 ended with signal SIGKILL" in launch.output()
     assert "Going on from step" in launch.output()
     assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 9600
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 @pytest.mark.slow
@@ -64,7 +60,7 @@ def test_the_death_of_the_chief_loses_nothing_that_a_checkpoint_holds(start):
     assert launch.end() == 0, launch.output()
     assert "Going on from step" in launch.output()
     assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 9600
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 @pytest.mark.slow
@@ -75,31 +71,28 @@ def test_a_stopped_ps_is_noticed_and_the_cluster_starts_again(start):
     assert launch.end() == 0, launch.output()
     assert "no answer for 15 s from ps 0 at 127.0.0.1:" in launch.output()
     assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 9600
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 @pytest.mark.slow
 def test_a_stopped_worker_costs_no_step_that_was_taken(start):
     launch = start("--set", "train.samples=9600", "--set", "train.stall_timeout=15")
-    launch.wait_until(lambda: launch.steps() > 20, "20 steps")
+    launch.wait_until(lambda: launch.last_step() > 20, "20 steps")
     os.kill(launch.pids()["worker 1"], signal.SIGSTOP)
     assert launch.end() == 0, launch.output()
     completed = json.loads((launch.run / "completed.json").read_text())
     assert completed["samples"] >= 9600
-    steps = [
-        json.loads(line)["step"] for line in (launch.run / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert steps == sorted(steps)
-    assert_all_gone(launch.all_pids())
+    assert launch.steps() == sorted(launch.steps())
+    launch.wait_until_gone()
 
 
 def test_ctrl_c_stops_every_process(start):
     launch = start()
-    launch.wait_until(lambda: launch.steps() > 0, "a step")
+    launch.wait_until(lambda: launch.last_step() > 0, "a step")
     launch.process.send_signal(signal.SIGINT)
     assert launch.end() == 130
     assert "Traceback" not in launch.output()
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 def test_no_process_outlives_a_launcher_that_is_killed(start):
@@ -107,7 +100,7 @@ def test_no_process_outlives_a_launcher_that_is_killed(start):
     launch.wait_until(lambda: len(launch.pids()) == 4, "all processes")
     launch.process.kill()
     launch.process.wait()
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 def test_a_wrong_configuration_ends_the_cluster_with_code_2(start):
@@ -115,7 +108,7 @@ def test_a_wrong_configuration_ends_the_cluster_with_code_2(start):
     assert launch.end() == 2
     assert "Did you mean 'learning_rate'" in launch.output()
     assert "Traceback" not in launch.output()
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 @pytest.mark.parametrize(

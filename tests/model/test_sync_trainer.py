@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from launches import assert_all_gone
 
 from model import checkpoint
 from model.launch import __main__ as launcher
@@ -123,7 +122,7 @@ def test_a_cluster_trains_resumes_and_stays_equal(start):
     assert checkpoint.list_checkpoints(launch.run)[-1].step == 40
     assert len(set(_digests(again))) == 1
     assert _digests(again)[0] != chief
-    assert_all_gone(again.all_pids())
+    again.wait_until_gone()
 
 
 @pytest.mark.slow
@@ -136,7 +135,7 @@ def test_after_the_death_of_a_process_all_go_on_from_the_newest_checkpoint(start
     assert "Going on from step" in launch.output()
     assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 3200
     assert len(set(_digests(launch))) == 1
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 @pytest.mark.slow
@@ -147,7 +146,7 @@ def test_a_stopped_process_is_noticed_and_all_start_again(start):
     assert launch.end() == 0, launch.output()
     assert "starting the cluster again" in launch.output()
     assert json.loads((launch.run / "completed.json").read_text())["samples"] >= 3200
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 # ---- What cannot work ----
