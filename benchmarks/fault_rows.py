@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from model import checkpoint
+
 TIMEOUT = 240.0  # seconds that anything may take before it counts as a hang
 STALL_TIMEOUT = 20.0  # seconds of silence after which the cluster acts
 CLOSURE = 4  # steps that a worker takes for one message from the chief
@@ -64,6 +66,11 @@ def read_steps(run: Path) -> list[int]:
     except FileNotFoundError:
         return []
     return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+
+
+def newest_step(run: Path) -> int:
+    """The step of the newest checkpoint; 0 without one."""
+    return max((found.step for found in checkpoint.list_checkpoints(run)), default=0)
 
 
 def number_of(text: str) -> int:

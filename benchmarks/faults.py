@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import host_faults, network_faults, process_faults, usage
+from benchmarks import evaluator_faults, host_faults, network_faults, process_faults, usage
 from benchmarks.fault_rows import HEADER
 
 
@@ -43,7 +43,10 @@ def main(argv: list[str] | None = None) -> int:
             print(row, flush=True)
         print(host_faults.full_disk(shards, folder), flush=True)
         print(host_faults.missing_shard(shards, folder), flush=True)
+        print(host_faults.damaged_record(shards, folder), flush=True)
         print(host_faults.ended_alone(shards, folder), flush=True)
+        for row in evaluator_faults.rows(shards, folder):
+            print(row, flush=True)
         reason = network_faults.why_not()
         for row in [] if reason else network_faults.rows(shards, folder / "network"):
             print(row, flush=True)
@@ -52,11 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make_shards(folder: Path) -> Path:
+def make_shards(folder: Path, num_train: int = 240, num_eval: int = 60) -> Path:
     """A small dataset, by the pipeline's commands."""
     scenes, shards = folder / "scenes", folder / "shards"
     log = folder / "pipeline.log"
-    counts = ["--num_train=240", "--num_eval=60"]
+    counts = [f"--num_train={num_train}", f"--num_eval={num_eval}"]
     usage.run([sys.executable, "-m", "pipeline.synthetic", f"--output={scenes}", *counts], log)
     for split in ("train", "eval"):
         command = [

@@ -125,6 +125,33 @@ def missing_shard(shards: Path, folder: Path) -> Row:
     return Row("a shard is missing", happens, 0, "0", None, str(code))
 
 
+def damaged_record(shards: Path, folder: Path) -> Row:
+    """Changes a byte of a record: training leaves the record out, counts it and goes on."""
+    copy, run, log = folder / "damaged", folder / "around", folder / "damaged.log"
+    shutil.copytree(shards, copy)
+    shard = sorted(copy.glob("images-train.tfrecord-*"))[1]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+    process = alone(copy, run, log)
+    try:
+
+        def explain():
+            return log.read_text(errors="replace")
+
+        wait_until(lambda: shard.name in explain(), "its complaint", explain)
+        started = time.monotonic()
+        wait_until(lambda: "damaged records 1 " in explain(), "a next step", explain)
+        seconds = time.monotonic() - started
+    finally:
+        processes.stop([process])
+    steps = read_steps(run)
+    if steps != sorted(steps) or "Going on from" in explain():
+        raise FaultError(f"training did not just go on:\n{explain()}")
+    happens = "named, left out and counted, up to `input.max_damaged_records`"
+    return Row("a record is damaged", happens, 0, "0", seconds, "none")
+
+
 def never_proceeding(shards: Path, folder: Path) -> list[Row]:
     """Processes whose cluster never comes: each ends, and says what it waited for."""
     ports = free_ports(5)

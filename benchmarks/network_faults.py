@@ -7,22 +7,35 @@ root, and `ip` (Debian: iproute2).
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import usage
-from benchmarks.fault_rows import CLOSURE, TINY, FaultError, Row, read_steps, wait_until
+from benchmarks.fault_rows import (
+    CLOSURE,
+    TINY,
+    FaultError,
+    Row,
+    newest_step,
+    number_of,
+    read_steps,
+    wait_until,
+)
+from model.cluster import EXIT_TRY_AGAIN
 from model.launch import processes
 
-PORT = 4000
+PORT, OTHER_PORT = 4000, 4001
 HOSTS = {
     "chief 0": "10.77.0.2",
     "ps 0": "10.77.0.3",
     "worker 0": "10.77.0.4",
     "worker 1": "10.77.0.5",
+    "spare 0": "10.77.0.6",
 }
 
 
@@ -100,21 +113,41 @@ class HandMadeCluster:
         self.run = run
         self.processes: dict[str, subprocess.Popen] = {}
         self.logs: dict[str, Path] = {}
+        # Where each process is: (host, port). TF_CONFIG says so to all that start from then on.
+        self.places = {name: (name, PORT) for name in HOSTS if not name.startswith("spare")}
+
+    def address(self, name: str) -> str:
+        host, port = self.places[name]
+        return f"{HOSTS[host]}:{port}"
 
     def start(self, name: str) -> None:
-        """Starts the process `name` ("worker 1") on its host."""
+        """Starts the process `name` ("worker 1") in its place."""
         role, index = name.split()
         roles = ("chief", "ps", "worker")
-        addresses = {r: [f"{a}:{PORT}" for n, a in HOSTS.items() if n.startswith(r)] for r in roles}
+        addresses = {r: [self.address(n) for n in self.places if n.startswith(r)] for r in roles}
         config = {"cluster": addresses, "task": {"type": role, "index": int(index)}}
         command = [sys.executable, "-m", "model.train", *self._arguments]
         self.logs[name] = self.run.with_name(f"{self.run.name}-{name.replace(' ', '-')}.log")
         with open(self.logs[name], "ab") as log:
             self.processes[name] = processes.start(
-                self._network.command(name, command),
+                self._network.command(self.places[name][0], command),
                 stdout=log, stderr=log, cwd=usage.ROOT, start_new_session=True,
                 env={**os.environ, "TF_CONFIG": json.dumps(config)},
             )  # fmt: skip
+
+    def start_again(self) -> tuple[int, float]:
+        """Ends what is left and starts all, as an operator does; (steps lost, seconds)."""
+        self.close()
+        after, started = len(self.output()), time.monotonic()
+        last, held = read_steps(self.run)[-1], newest_step(self.run)
+        for name in self.places:
+            self.start(name)
+        self.wait_for("Going on from step", after=after)
+        resumed = number_of(re.findall(r"Going on from step ([\d,]+)", self.output())[-1])
+        if resumed != held:
+            raise FaultError(f"a checkpoint held step {held}, not {resumed}:\n{self.explain()}")
+        self.wait_for_steps()
+        return max(0, last - resumed), time.monotonic() - started
 
     def output(self, name: str = "chief 0") -> str:
         return self.logs[name].read_text(errors="replace")
@@ -141,31 +174,44 @@ class HandMadeCluster:
         wait_until(lambda: process.poll() is not None, f"{name} ends", self.explain)
         return process.returncode
 
+    def end_of_all(self) -> str:
+        """Waits until all have ended by themselves; returns the one exit code of all."""
+        exit_codes = {name: self.end_of(name) for name in self.places}
+        if set(exit_codes.values()) != {EXIT_TRY_AGAIN}:
+            raise FaultError(f"exit codes {exit_codes}:\n{self.explain()}")
+        return str(EXIT_TRY_AGAIN)
+
+    def wait_for_checkpoint(self) -> None:
+        """Waits until another checkpoint is there."""
+        held = newest_step(self.run)
+        wait_until(lambda: newest_step(self.run) > held, "a checkpoint", self.explain)
+
     def close(self) -> None:
         processes.stop(list(self.processes.values()))
 
 
-def rows(shards: Path, run: Path) -> list[Row]:
-    """Cuts hosts off, one after the other, and returns what came of it."""
-    found = []
+def rows(shards: Path, run: Path) -> Iterator[Row]:
+    """Cuts hosts off and moves processes, one after the other, and says what came of it."""
     with Network() as network:
         for host, address in HOSTS.items():
             network.add_host(host, address)
         cluster = HandMadeCluster(network, shards, run)
         try:
-            found.append(late_start(cluster))
-            found.append(worker_cut(network, cluster))
+            yield late_start(cluster)
+            yield worker_cut(network, cluster)
+            yield worker_moved(cluster)
+            yield server_cut(network, cluster)
+            yield chief_cut(network, cluster)
         finally:
             cluster.close()
-    return found
 
 
 def late_start(cluster: HandMadeCluster) -> Row:
     """All but one worker start; the chief says whom it waits for, and begins when it has come."""
-    for name in HOSTS:
+    for name in cluster.places:
         if name != "worker 1":
             cluster.start(name)
-    cluster.wait_for(f"Waiting for worker 1 at {HOSTS['worker 1']}:{PORT}")
+    cluster.wait_for(f"Waiting for worker 1 at {cluster.address('worker 1')}")
     cluster.start("worker 1")
     seconds = cluster.wait_for_steps()
     return Row(
@@ -180,7 +226,7 @@ def worker_cut(network: Network, cluster: HandMadeCluster) -> Row:
     after = len(cluster.output())
     network.cut("worker 1")
     seconds = cluster.wait_for_steps()
-    cluster.wait_for(f"worker 1 at {HOSTS['worker 1']}:{PORT} has begun nothing for", after=after)
+    cluster.wait_for(f"worker 1 at {cluster.address('worker 1')} has begun nothing", after=after)
     exit_code = cluster.end_of("worker 1")  # it misses the chief
     cluster.wait_for_steps()
     network.heal("worker 1")
@@ -190,6 +236,60 @@ def worker_cut(network: Network, cluster: HandMadeCluster) -> Row:
         "worker: network cut",
         "the others go on; the chief names it after `stall_timeout`; it ends by itself",
         *(0, f"≤ {CLOSURE}", seconds, str(exit_code)),
+    )
+
+
+def worker_moved(cluster: HandMadeCluster) -> Row:
+    """A worker comes back on another host: it idles until all are told of its new address."""
+    cluster.places["worker 1"] = ("spare 0", OTHER_PORT)
+    cluster.start("worker 1")
+    cluster.wait_for("serves at", "worker 1", after=len(cluster.output("worker 1")))
+    cluster.wait_for_steps()  # the others go on
+    cluster.processes["chief 0"].terminate()
+    exit_code = cluster.end_of("chief 0")
+    lost, seconds = cluster.start_again()
+    if lost or exit_code != 75:
+        raise FaultError(f"{lost} steps lost, exit code {exit_code}:\n{cluster.explain()}")
+    return Row(
+        "worker: back on another host and port",
+        "idles; the chief, told to end, saves; all are started with the new address and go on",
+        *(0, "0", seconds, "75 (the chief's)"),
+    )
+
+
+def server_cut(network: Network, cluster: HandMadeCluster) -> Row:
+    """The ps is cut off for good: all end and say why; on another host it is started again."""
+    cluster.wait_for_checkpoint()
+    after = {name: len(cluster.output(name)) for name in cluster.places}
+    network.cut("ps 0")
+    exit_codes = cluster.end_of_all()
+    cluster.wait_for(f"from ps 0 at {cluster.address('ps 0')}", after=after["chief 0"])
+    chief = f"No answer from the chief at {cluster.address('chief 0')}"
+    for name in ("ps 0", "worker 0", "worker 1"):
+        cluster.wait_for(chief, name, after=after[name])
+    cluster.places["ps 0"] = ("worker 0", OTHER_PORT)
+    lost, seconds = cluster.start_again()
+    network.heal("ps 0")
+    return Row(
+        "ps: network cut, started on another host and port",
+        "all end within twice `stall_timeout` and say whom they miss; started with the new "
+        "address, they go on from the newest checkpoint",
+        *(lost, str(lost), seconds, exit_codes),
+    )
+
+
+def chief_cut(network: Network, cluster: HandMadeCluster) -> Row:
+    """The chief is cut off: all end and say why; started in the same places they go on."""
+    cluster.wait_for_checkpoint()
+    network.cut("chief 0")
+    exit_codes = cluster.end_of_all()
+    network.heal("chief 0")
+    lost, seconds = cluster.start_again()
+    return Row(
+        "chief: network cut, all started in the same places",
+        "all end within twice `stall_timeout` and say whom they miss; started again, they go on "
+        "from the newest checkpoint",
+        *(lost, str(lost), seconds, exit_codes),
     )
 
 
