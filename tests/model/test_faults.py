@@ -3,11 +3,18 @@
 The faults are those that `benchmarks.faults` prints the table of.
 """
 
-import os
+import signal
 
 import pytest
 
-from benchmarks import fault_rows, host_faults, network_faults, process_faults
+from benchmarks import (
+    evaluator_faults,
+    fault_rows,
+    host_faults,
+    network_faults,
+    process_faults,
+    soak,
+)
 from model import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -19,6 +26,15 @@ def training(shards, tmp_path_factory):
     training = process_faults.Training(shards, tmp_path_factory.mktemp("faults") / "run")
     yield training
     training.close()
+
+
+def exit_codes(rows):
+    """Those of the rows, which are printed as they come."""
+    codes = []
+    for row in rows:
+        print(row)
+        codes.append(row.exit_code)
+    return codes
 
 
 @pytest.mark.parametrize("fault", process_faults.FAULTS)
@@ -42,11 +58,7 @@ def test_a_training_that_is_ended_saves_and_leaves_no_process(training):
     said = training.output()[seen:]
     assert "told to end (SIGTERM); step" in said
     assert "Traceback" not in said
-    fault_rows.wait_until(
-        lambda: not any(os.path.exists(f"/proc/{pid}") for pid in training.pids().values()),
-        "all processes end",
-        training.output,
-    )
+    training.wait_until_gone()
 
 
 def test_a_cluster_that_never_comes_together_ends_and_says_why(shards, tmp_path):
@@ -69,9 +81,45 @@ def test_a_missing_shard_ends_training_and_is_named(shards, tmp_path):
     assert host_faults.missing_shard(shards, tmp_path).exit_code == "2"
 
 
+def test_a_damaged_record_is_left_out_and_training_goes_on(shards, tmp_path):
+    assert host_faults.damaged_record(shards, tmp_path).exit_code == "none"
+
+
+@pytest.mark.timeout(600)
 def test_what_is_cut_off_the_network_is_found_and_the_others_go_on(shards, tmp_path):
     reason = network_faults.why_not()
     if reason:
         pytest.skip(reason)
-    rows = network_faults.rows(shards, tmp_path / "run")
-    assert [row.exit_code for row in rows] == ["none", "75"]
+    codes = ["none", "75", "75 (the chief's)", "75", "75"]
+    assert exit_codes(network_faults.rows(shards, tmp_path / "run")) == codes
+
+
+@pytest.mark.timeout(600)
+def test_an_evaluator_evaluates_each_checkpoint_once_whatever_happens_to_it(shards, tmp_path):
+    codes = ["none", "signal SIGKILL", "signal SIGTERM", "none", "75"]
+    assert exit_codes(evaluator_faults.rows(shards, tmp_path)) == codes
+
+
+@pytest.mark.timeout(600)
+def test_a_training_that_faults_hit_before_the_last_is_mended_ends_whole(shards, tmp_path):
+    plan = [
+        soak.Fault("worker 0", signal.SIGKILL, at=0.2),
+        soak.Fault("worker 1", signal.SIGTERM, at=None),
+        soak.Fault("ps 0", signal.SIGKILL, at=0.4),
+        soak.Fault("chief 0", signal.SIGTERM, at=None),
+        soak.Fault("worker 0", signal.SIGSTOP, at=0.7),
+        soak.Fault("worker 1", signal.SIGKILL, at=None),
+    ]
+    outcome = soak.soak(shards, tmp_path / "run", samples=20_000, plan=plan)
+    assert outcome.samples >= 20_000
+    assert 1 <= len(outcome.resumed) < outcome.starts
+    assert outcome.endings["worker SIGKILL"] >= 2
+
+
+def test_a_resumption_is_held_against_the_checkpoint_before_it():
+    lines = [
+        "wrote /run/checkpoints/step-00001200 in 0.1 s",
+        "step   1,240      9,920 of 20,000 images   60.0 images/s  loss 0.5",
+        "Going on from step 1,196, 9,568 images",
+    ]
+    assert list(soak.resumptions("\n".join(lines))) == [(1240, 1200, 1196)]
