@@ -5,11 +5,12 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from benchmarks import usage
 from benchmarks.fault_rows import (
@@ -61,10 +62,11 @@ class Training:
 
     def left_over(self) -> str:
         """The processes that work for the run, one a line."""
-        command = ["ps", "-eo", "pid=,args="]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        mark = f"--workdir={self.run} "
-        return "\n".join(line for line in listed.splitlines() if mark in f"{line} ")
+        mark, found = f"--workdir={self.run}", []
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            if mark in (process.info["cmdline"] or []):
+                found.append(f"{process.info['pid']}: {' '.join(process.info['cmdline'])}")
+        return "\n".join(found)
 
     def wait_until(self, condition: Callable[[], object], what: str):
         """As wait_until; also FaultError if the launcher ends meanwhile."""

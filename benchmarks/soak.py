@@ -16,7 +16,6 @@ import json
 import random
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 from benchmarks import faults, usage
 from benchmarks.fault_rows import FaultError, number_of, progress_steps
@@ -159,11 +160,14 @@ def strike(training: Training, fault: Fault) -> None:
     """Sends the signal to a process that lives; waits for the next one where it does not."""
 
     def struck():
-        pid = training.pids().get(fault.name)
-        if pid is None or parent_of(pid) != training.process.pid:
-            return False
-        training.send(fault.name, fault.signal)
-        return True
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(training.pids()[fault.name])
+            # The number of a process that has ended may be another's by now.
+            is_ours = process.ppid() == training.process.pid
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                process.send_signal(fault.signal)
+                return True
+        return False
 
     training.wait_until(struck, f"{fault.name} lives")
 
@@ -202,13 +206,6 @@ def resumptions(output: str) -> Iterator[tuple[int, int, int]]:
             yield seen, held, number_of(found[1])
         elif steps := progress_steps(line):
             seen = steps[0]
-
-
-def parent_of(pid: int) -> int | None:
-    """The parent of a process that lives; None where it has ended."""
-    listed = subprocess.run(["ps", "-o", "ppid=,stat=", f"-p{pid}"], capture_output=True, text=True)
-    words = listed.stdout.split()
-    return int(words[0]) if words and not words[1].startswith("Z") else None
 
 
 def report(shards: Path, plain: list[Path], hit: Path) -> bool:
