@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make_shards(folder: Path, num_train: int = 240, num_eval: int = 60) -> Path:
+def make_shards(
+    folder: Path, num_train: int = 240, num_eval: int = 60, num_shards: int = 3
+) -> Path:
     """A small dataset, by the pipeline's commands."""
     scenes, shards = folder / "scenes", folder / "shards"
     log = folder / "pipeline.log"
@@ -65,7 +67,7 @@ def make_shards(folder: Path, num_train: int = 240, num_eval: int = 60) -> Path:
         command = [
             *("beam_runner.py", "--source=manifest", f"--labels={scenes}/{split}.csv"),
             *(f"--images={scenes}", f"--classes={scenes}/classes.tsv", f"--output={shards}"),
-            *(f"--split={split}", "--num_shards=3"),
+            *(f"--split={split}", f"--num_shards={num_shards}"),
         ]
         usage.run([sys.executable, *command], log)
     return shards

@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(options.output or stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        shards = faults.make_shards(folder, num_train=6000, num_eval=2000)
+        # Many shards, as large datasets have them: each start reads others of them first.
+        shards = faults.make_shards(folder, num_train=6000, num_eval=2000, num_shards=60)
         plan = draw(options.faults, options.seed)
         outcome = soak(shards, folder / "hit", options.samples, plan, options.seed)
         print(f"with {options.faults} faults: {outcome}", flush=True)
