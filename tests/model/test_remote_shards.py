@@ -22,7 +22,7 @@ NUM_SHARDS = 70
 DATA = "s3://bucket/shards"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def store(shards, tmp_path_factory):
     """Serves the dataset of the other tests; one server, since clients stay connected to it."""
     root = tmp_path_factory.mktemp("bucket")
@@ -95,7 +95,7 @@ def test_a_cache_that_is_too_small_ends_training_with_code_2_and_what_it_needs(
     assert "input.cache_bytes=1,000 has no room for s3://" in capfd.readouterr().err
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def many_shards(store, shards):
     """The training scenes in more shards than a process has open, and those for evaluation."""
     folder = store.root / "many"
