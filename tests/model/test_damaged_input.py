@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-from launches import Launch, assert_all_gone
 
+from benchmarks.process_faults import Training
 from pipeline import tfrecord
 
 pytestmark = pytest.mark.slow
@@ -35,8 +35,8 @@ def _damage(shard, number):
 
 def _launch(shards, run, *settings):
     overrides = [part for setting in settings for part in ("--set", setting)]
-    launch = Launch(shards, run, *overrides)
-    launch.wait_until(lambda: launch.steps() > 20, "20 steps")
+    launch = Training(shards, run, *overrides)
+    launch.wait_until(lambda: launch.last_step() > 20, "20 steps")
     return launch
 
 
@@ -48,7 +48,7 @@ def test_a_record_damaged_in_the_middle_of_training_is_left_out_and_training_end
         shard = own_shards / "images-train.tfrecord-00001-of-00003"
         said = f"Left out 1 damaged of {_damage(shard, number=40)}"
         launch.wait_until(lambda: said in launch.output(), "the damage was met")
-        before = launch.steps()
+        before = launch.last_step()
         assert launch.end() == 0, launch.output()
     finally:
         launch.close()
@@ -61,7 +61,7 @@ def test_a_record_damaged_in_the_middle_of_training_is_left_out_and_training_end
     )
     assert launch.output().count("Left out") == 1
     assert "starting" not in launch.output()  # neither a worker nor the cluster, once more
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
 
 
 def test_one_damaged_record_more_than_the_limit_ends_the_cluster_with_file_and_byte(
@@ -80,4 +80,4 @@ def test_one_damaged_record_more_than_the_limit_ends_the_cluster_with_file_and_b
         launch.close()
     assert f"Damaged records: 1 in {place}, and 1 before; " in launch.output()
     assert "Traceback" not in launch.output()
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()

@@ -7,9 +7,10 @@ import sys
 import time
 
 import pytest
-from launches import TIMEOUT, Launch, assert_all_gone
 
+from benchmarks.fault_rows import TIMEOUT
 from benchmarks.object_store import ObjectStore, taken
+from benchmarks.process_faults import Training
 from eval import evaluate
 from eval.evaluation_set import EvaluationSet
 from model import config as config_module
@@ -121,7 +122,7 @@ def test_a_cluster_trains_from_a_store_through_less_than_all_of_it(
     cache = tmp_path / "cache"
     settings = ("train.samples=4800", f"input.cache_dir={cache}", f"input.cache_bytes={bound}")
     overrides = [part for setting in settings for part in ("--set", setting)]
-    launch = Launch("s3://bucket/many", tmp_path / "run", *overrides)
+    launch = Training("s3://bucket/many", tmp_path / "run", *overrides)
     try:
         most = 0
         while launch.process.poll() is None:
@@ -130,7 +131,7 @@ def test_a_cluster_trains_from_a_store_through_less_than_all_of_it(
         assert launch.end() == 0, launch.output()
     finally:
         launch.close()
-    assert_all_gone(launch.all_pids())
+    launch.wait_until_gone()
     assert bound / 2 < most <= bound
     fetched = [name for name in store.fetched if f"-of-{NUM_SHARDS:05d}" in name]
     not_empty = [path for path in many_shards.glob("images-train*") if path.stat().st_size]
