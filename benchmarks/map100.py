@@ -158,7 +158,7 @@ def d1_with_interval(scores: np.ndarray, labels: list[np.ndarray]) -> None:
     num_classes = scores.shape[1]
     ranking, found = retrieve_all(scores, labels, starts(scores))
     positives = positives_of(found, num_classes)
-    ranked = ranking.ranked()
+    ranked = ranking.ranked(positives)
     class_ap, _ = ranking.result(positives)
     pairs = LabelPairs(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
     weightings = np.ones((1, num_classes))

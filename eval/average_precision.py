@@ -162,7 +162,7 @@ class Accumulator:
 
     def result(self) -> Result:
         """The averages so far; more images may follow."""
-        positives = np.bincount(self.labels().classes, minlength=self.num_classes)
+        positives = self._positives()
         class_ap, recall = self._class_ranking.result(positives)
         image_map, image_map_unweighted = self._image_ranking.result()
         return Result(
@@ -178,12 +178,19 @@ class Accumulator:
         )
 
     def ranked(self) -> Ranked:
-        """The pairs that D1 retrieved, in the order that it ranks them in."""
-        return self._class_ranking.ranked()
+        """The pairs of classes with positives that D1 retrieved, in the order of its ranking."""
+        return self._class_ranking.ranked(self._positives())
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """(float32 scores, bool hits) of all pairs that D1 retrieved, in no particular order."""
+        return self._class_ranking.pairs()
 
     def labels(self) -> LabelPairs:
         """Every label of every image, in no particular order."""
         return LabelPairs(np.concatenate(self._label_images), np.concatenate(self._label_classes))
+
+    def _positives(self) -> np.ndarray:
+        return np.bincount(self.labels().classes, minlength=self.num_classes)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that was seen, as arrays by name; `restore` takes it."""

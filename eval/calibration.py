@@ -21,8 +21,7 @@ def calibrate(scores: np.ndarray, hits: np.ndarray, probability: str) -> dict[st
     """The calibration error and its bins, as JSON values: see DEFINITION.
 
     Args:
-        scores: float32, of retrieved pairs; in an order that the pairs alone decide, as sums over
-            it are rounded.
+        scores: float32, of retrieved pairs in any order.
         hits: bool, beside them.
         probability: "sigmoid" of a score, or "identity" where it is one, between 0 and 1.
 
@@ -31,9 +30,10 @@ def calibrate(scores: np.ndarray, hits: np.ndarray, probability: str) -> dict[st
     probabilities = scores.astype(np.float64)
     if probability == "sigmoid":
         probabilities = 0.5 * (1 + np.tanh(0.5 * probabilities))  # overflows at neither end
-    bins = np.minimum((probabilities * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    num_hits = np.bincount(_bins(probabilities[hits]), minlength=NUM_BINS)
+    probabilities.sort()  # sums are rounded: in one order, they are the same to the bit
+    bins = _bins(probabilities)
     count = np.bincount(bins, minlength=NUM_BINS)
-    num_hits = np.bincount(bins, hits, minlength=NUM_BINS)
     total = np.bincount(bins, probabilities, minlength=NUM_BINS)
     error = float(np.abs(total - num_hits).sum() / len(scores)) if len(scores) else None
     return {
@@ -50,3 +50,7 @@ def calibrate(scores: np.ndarray, hits: np.ndarray, probability: str) -> dict[st
             for index in range(NUM_BINS)
         ],
     }
+
+
+def _bins(probabilities: np.ndarray) -> np.ndarray:
+    return np.minimum((probabilities * NUM_BINS).astype(np.int64), NUM_BINS - 1)

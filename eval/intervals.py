@@ -61,7 +61,7 @@ def influence(
             share[counted] = weights[counted] / total / positives[counted]
     moved = np.zeros((len(weightings), num_images))
     # Of each image the sums go in order of class: the same bits, however images were cut.
-    for part, pairs_of_class in _by_classes(ranked, counted):
+    for part, pairs_of_class in _by_classes(ranked, len(positives)):
         pull = _pull_on_precisions(part, pairs_of_class)
         for share, of_images in zip(shares, moved, strict=True):
             of_pairs = np.repeat(share, pairs_of_class) * pull
@@ -73,20 +73,17 @@ def influence(
     return moved
 
 
-def _by_classes(ranked: Ranked, counted: np.ndarray) -> Iterator[tuple[Ranked, np.ndarray]]:
-    """The pairs of the classes that count, a few classes at a time, and how many each has."""
-    class_ids = np.arange(len(counted) + 1, dtype=np.uint64)
+def _by_classes(ranked: Ranked, num_classes: int) -> Iterator[tuple[Ranked, np.ndarray]]:
+    """The pairs of a few classes at a time, and how many each class has among them."""
+    class_ids = np.arange(num_classes + 1, dtype=np.uint64)
     firsts = np.searchsorted(ranked.keys, class_ids << 32)
     steps = np.arange(0, len(ranked.keys), _PAIRS_TOGETHER)
-    borders = np.unique([*np.searchsorted(firsts, steps, side="right") - 1, len(counted)])
+    borders = np.unique([*np.searchsorted(firsts, steps, side="right") - 1, num_classes])
     for start, stop in itertools.pairwise(borders.tolist()):
-        pairs_of_class = np.zeros(len(counted), np.int64)
+        pairs_of_class = np.zeros(num_classes, np.int64)
         pairs_of_class[start:stop] = np.diff(firsts[start : stop + 1])
         some = slice(firsts[start], firsts[stop])
-        keep = np.repeat(counted, pairs_of_class)
-        pairs_of_class[~counted] = 0
-        part = (ranked.keys[some], ranked.hits[some], ranked.images[some])
-        yield Ranked(*(array[keep] for array in part)), pairs_of_class
+        yield Ranked(ranked.keys[some], ranked.hits[some], ranked.images[some]), pairs_of_class
 
 
 def standard_error(values: np.ndarray) -> float:

@@ -44,11 +44,6 @@ class Ranked:
         """See counts_at_hits."""
         return counts_at_hits(self.keys, self.hits)
 
-    @property
-    def scores(self) -> np.ndarray:
-        """float32; minus zero has become zero."""
-        return from_descending_bits(self.keys & 0xFFFFFFFF)
-
 
 class ClassRanking:
     """D1: retrieved pairs, each packed as class (31 bits), descending score (32), hit (1).
@@ -91,14 +86,19 @@ class ClassRanking:
         total = np.bincount(classes, precisions, minlength=self._num_classes)
         return divide(total, positives), divide(num_hits, positives)
 
-    def ranked(self) -> Ranked:
-        """All pairs with their images, in order; sorts once, also for a `result` that follows."""
+    def ranked(self, positives: np.ndarray) -> Ranked:
+        """The pairs of classes with positives; sorts once, also for a `result` that follows."""
         if self._ranked is None:
-            packed, images = self._sorted(
-                np.concatenate(self._packed), np.concatenate(self._images)
-            )
+            packed, images = np.concatenate(self._packed), np.concatenate(self._images)
+            asked = (positives > 0)[packed >> 33]
+            packed, images = self._sorted(packed[asked], images[asked])
             self._ranked = Ranked(packed >> 1, (packed & 1).astype(bool), images)
         return self._ranked
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, hits) of all pairs, in no particular order; minus zero has become zero."""
+        packed = np.concatenate(self._packed)
+        return from_descending_bits(packed >> 1 & 0xFFFFFFFF), (packed & 1).astype(bool)
 
     def _sorted(self, packed: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         image_bits = int(images.max(initial=0)).bit_length()

@@ -51,11 +51,7 @@ def summarize(
         "labels_per_image": result.num_labels / result.num_images,
         "headline": metrics.HEADLINE,
         "metrics": values,
-        "calibration": (
-            calibrate(measured.ranked.scores, measured.ranked.hits, probability)
-            if probability
-            else None
-        ),
+        "calibration": (calibrate(*tally.all.pairs(), probability) if probability else None),
         "curves": {
             evaluation_set.vocabulary.classes[class_id]: curves.curve(
                 measured.ranked, class_id, int(result.positives[class_id])
