@@ -178,17 +178,18 @@ def follow(config, store, executor):
 
     Raises what that raises.
     """
-    stall_timeout = config.train.stall_timeout
+    timeouts = config.train.first_timeout, config.train.stall_timeout
 
     def give_up(doing, seconds):
         report(f"model.train: no {doing} for {seconds:.0f} s")
         os._exit(EXIT_TRY_AGAIN)
 
-    with errors_in_words(), Watchdog(stall_timeout, stall_timeout, give_up) as watchdog:
+    with errors_in_words(), Watchdog(*timeouts, give_up) as watchdog:
         progress = store.progress()
         while progress.samples < config.train.samples:
             watchdog.feed("step together with the others")
             executor.advance(progress.step, None)
+            watchdog.settle()
             progress = store.progress()
     report(f"Took {progress.step:,} steps; parameters {parameters_digest(store)}")
 
