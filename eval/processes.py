@@ -75,7 +75,7 @@ class Processes:
             return part_files.merged(results)
 
     def _start(self, num_workers: int) -> None:
-        threads = max(1, len(os.sched_getaffinity(0)) // self._num_processes)
+        threads = max(1, quiet.num_cores() // self._num_processes)
         for number in range(len(self._workers), num_workers):
             self._workers.append(_Worker(f"process {number + 1} of {num_workers}", threads))
 

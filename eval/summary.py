@@ -15,6 +15,7 @@ from eval.influence import Influence
 from eval.metrics import Measured
 from eval.ranking import divide
 from eval.tally import Tally
+from model import quiet
 
 
 def summarize(
@@ -37,7 +38,7 @@ def summarize(
     weights_given = evaluation_set.weights_path is not None
     measured = Measured.of(tally.all, weights)
     result = measured.result
-    uncut = None if tally.uncut is None else tally.uncut.result()
+    uncut = None if tally.uncut is None else tally.uncut.result(quiet.num_cores())
     values = metrics.compute(measured, weights, training_counts, weights_given, uncut)
     if tally.verified is not None:
         of_verified = Measured.of(tally.verified, weights)
@@ -51,7 +52,7 @@ def summarize(
         "labels_per_image": result.num_labels / result.num_images,
         "headline": metrics.HEADLINE,
         "metrics": values,
-        "calibration": (calibrate(*tally.all.pairs(), probability) if probability else None),
+        "calibration": calibrate(*tally.all.pairs(), probability) if probability else None,
         "curves": {
             evaluation_set.vocabulary.classes[class_id]: curves.curve(
                 measured.ranked, class_id, int(result.positives[class_id])

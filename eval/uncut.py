@@ -8,7 +8,6 @@ time. Ties share one threshold; a score of minus infinity is not ranked.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import weakref
@@ -70,7 +69,8 @@ class UncutRanking:
         shutil.copyfileobj(other._file, self._file, _CHUNK_SCORES)
         self._num_images += other._num_images
 
-    def result(self) -> UncutResult:
+    def result(self, num_cores: int = 1) -> UncutResult:
+        """The averages, by as many threads as there are cores, _MAX_THREADS at most."""
         classes, scores = np.concatenate(self._classes), np.concatenate(self._scores)
         positives = np.bincount(classes, minlength=self._num_classes)
         order = np.lexsort((scores, classes))
@@ -93,8 +93,7 @@ class UncutRanking:
             return len(flat) - np.searchsorted(flat, ranked)
 
         width = max(1, _CHUNK_SCORES // max(1, self._num_images))
-        num_threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
-        with ThreadPoolExecutor(num_threads) as threads:
+        with ThreadPoolExecutor(min(_MAX_THREADS, num_cores)) as threads:
             for found in threads.map(look_at, range(0, self._num_classes, width)):
                 num_ranked += found
         micro = math.fsum(_num_at_least(ranked) / num_ranked)

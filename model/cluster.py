@@ -116,7 +116,7 @@ class Cluster:
         if not self.ps_devices:
             computing += self.addresses["chief"]
         neighbours = sum(_host(address) == host for address in computing)
-        cores = _num_cores()
+        cores = quiet.num_cores()
         return max(cores, num_tasks + 1), max(1, cores // max(1, neighbours))
 
     def servers(self):
@@ -297,13 +297,6 @@ def _addresses(hosts):
         if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError(f"{address!r} is not host:port")
     return tuple(hosts)
-
-
-def _num_cores():
-    """Cores that this process may use: fewer than the machine's where it is pinned."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _host(address):

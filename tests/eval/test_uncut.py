@@ -15,7 +15,7 @@ def result_of(scores, labels):
     for start in range(0, len(scores), 5):
         truth = truth_of(as_arrays(labels[start : start + 5]), scores.shape[1])
         ranking.add(scores[start : start + 5], truth)
-    return ranking.result()
+    return ranking.result(num_cores=2)
 
 
 @pytest.mark.parametrize("seed", range(24))
