@@ -26,7 +26,8 @@ from typing import NamedTuple
 
 from benchmarks import photographs, usage
 from benchmarks.object_store import ObjectStore
-from model.shard_cache import ShardCache, is_remote
+from model.shard_cache import ShardCache
+from pipeline import metadata
 
 MODULE = "benchmarks.remote_input"
 NUM_PHOTOGRAPHS = 1500
@@ -115,7 +116,6 @@ def read(data, cache, image_size):
     quiet.start_tensorflow()
     from model import config as config_module
     from model import input as input_module
-    from pipeline import metadata
 
     overrides = [
         f"input.image_size={image_size}",
@@ -136,7 +136,7 @@ def read(data, cache, image_size):
         passes.append(Pass((now - started) / num_images, (cpu - cpu_before) / num_images))
         started, cpu_before = now, cpu
     del batches
-    return passes, fetch(split.shard_paths, f"{cache}-again") if is_remote(data) else None
+    return passes, fetch(split.shard_paths, f"{cache}-again") if metadata.is_remote(data) else None
 
 
 def fetch(addresses, cache):

@@ -9,13 +9,14 @@ import time
 
 import tensorflow as tf
 
-from model import run_folder, shard_cache
+from model import run_folder
 from model.cluster import silent
 from model.damage import DamagedRecords
 from model.input import forget_seed, training_dataset
 from model.telemetry import report
 from model.training_step import training_step
 from model.watchdog import WorkerWatch
+from pipeline import metadata
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds
 
@@ -159,7 +160,7 @@ def make(config, network, store, split, cluster=None, coordinator=None, group=No
 
     damaged = None
     # A copy of a store's shard was checked as a whole: there is no damage that could be left out.
-    if group is None and not any(map(shard_cache.is_remote, split.shard_paths)):
+    if group is None and not any(map(metadata.is_remote, split.shard_paths)):
         limit = config.input.max_damaged_records
         damaged = DamagedRecords(run_dir, split.shard_paths, split.shard_lengths, limit)
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from model import augment, losses, remote_shards, shard_cache
-from pipeline import schema
+from pipeline import metadata, schema
 
 SINGLE_LABEL_RULE = "loss.name=softmax_cross_entropy takes images with exactly one label."
 
@@ -112,7 +112,7 @@ def _records_in_random_order(settings, shards, shard_paths):
 
 
 def _are_remote(shard_paths):
-    return any(map(shard_cache.is_remote, shard_paths))
+    return any(map(metadata.is_remote, shard_paths))
 
 
 def _training_example(config, features, record):

@@ -46,11 +46,6 @@ class CacheError(Exception):
     """A shard that cannot be read through this cache, however often it is tried (exit code 2)."""
 
 
-def is_remote(path):
-    """Whether this is an address of a store, and no local path."""
-    return "://" in os.fspath(path)
-
-
 def default_folder():
     """Where copies lie if input.cache_dir names nothing: a folder of this host's user."""
     return os.path.join(tempfile.gettempdir(), f"shard-cache-{os.getuid()}")

@@ -70,6 +70,11 @@ def shard_file(split: str, shard: int, num_shards: int) -> str:
     return f"{DATASET_NAME}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
 
 
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether this is an address of a store, and no local path."""
+    return "://" in os.fspath(path)
+
+
 def shard_commit(shard_path: str) -> str:
     """The path of the commit of a shard, which holds its `sha256` and `num_bytes`."""
     folder, _, name = shard_path.rpartition("/")
@@ -129,7 +134,7 @@ def _in_words(
         except MetadataError:
             raise
         except Exception as error:
-            if "://" not in os.fspath(data_dir):
+            if not is_remote(data_dir):
                 raise
             if isinstance(error, (ImportError, PermissionError)):
                 raise MetadataError(f"{data_dir} cannot be read: {error}") from error
@@ -225,6 +230,7 @@ def load_split(data_dir: epath.PathLike, split: str) -> Split:
     )
 
 
+@_in_words
 def load_hierarchy(data_dir: epath.PathLike, split: str) -> Hierarchy | None:
     """The hierarchy that closed a split's labels; None where none did. Raises MetadataError."""
     path = epath.Path(data_dir) / hierarchy_file(split)

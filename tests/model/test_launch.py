@@ -101,6 +101,7 @@ def test_no_process_outlives_a_launcher_that_is_killed(start):
     launch.process.kill()
     launch.process.wait()
     launch.wait_until_gone()
+    assert not launch.left_over()
 
 
 def test_a_wrong_configuration_ends_the_cluster_with_code_2(start):
