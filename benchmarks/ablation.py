@@ -18,13 +18,12 @@ on the mean of the seeds).
 import argparse
 import dataclasses
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 
-from benchmarks import ablation_page
+from benchmarks import ablation_page, recipes
 from benchmarks.end_to_end import python, run
 from benchmarks.usage import BenchmarkError
 from eval import intervals
@@ -35,7 +34,6 @@ from model import run_folder
 from model.launch import processes
 
 FULLY_CONNECTED = 4096  # units, of figures 7 and 8
-ALL = 1_000_000  # checkpoints to keep: each is a point of the profile
 METRIC = "map_at_100"
 
 
@@ -143,28 +141,13 @@ def parse(argv):
         epilog="example: python -m benchmarks.ablation --data=shards --output=ablation "
         "--class_weights=weights.tsv --set train.samples=20000",
     )
-    add = parser.add_argument
-    add("--data", required=True, help="folder that beam_runner.py wrote")
-    add("--split", default="train", help="split to train on (train)")
-    add("--eval_split", default="eval", help="split to evaluate on (eval)")
-    add("--class_weights", help="TSV of class and weight (all classes weigh the same)")
-    add("--output", required=True, type=Path, help="folder for the runs and the pictures")
-    add("--preset", default="demo", help="recipe of all variants (demo)")
-    add("--seeds", type=int, default=3, help="runs of each variant (3)")
-    add(
+    recipes.add_comparison(parser)
+    parser.add_argument(
         "--fully_connected",
         type=int,
         default=FULLY_CONNECTED,
         metavar="UNITS",
         help=f"of each of the two fully-connected layers ({FULLY_CONNECTED})",
-    )
-    add(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        help="change a field of the recipe, for all variants",
     )
     options = parser.parse_args(argv)
     if options.seeds < 2:
@@ -185,19 +168,9 @@ def train(options, name, seed):
     folder = run_dir(options, name, seed)
     if run_folder.is_completed(folder):
         return 0
-    overrides = [
-        *options.overrides,
-        *variant_overrides(options, name),
-        f"train.seed={seed}",
-        f"train.keep_checkpoints={ALL}",
-    ]
-    return run(
-        python(
-            *("-m", "model.train", f"--preset={options.preset}", f"--data={options.data}"),
-            *(f"--split={options.split}", f"--workdir={folder}"),
-            *(part for override in overrides for part in ("--set", override)),
-        )
-    )
+    overrides = [*variant_overrides(options, name), f"train.seed={seed}", recipes.KEEP_ALL]
+    recipe = recipes.of_training(options, *overrides)
+    return run(python("-m", "model.train", *recipe, f"--workdir={folder}"))
 
 
 def variant_overrides(options, name):
@@ -216,16 +189,11 @@ def variant_overrides(options, name):
 
 def evaluate(options, name, seed):
     """Evaluates the checkpoints of a run that are not yet; returns the exit code."""
-    weights = [f"--class_weights={options.class_weights}"] if options.class_weights else []
     folder = run_dir(options, name, seed)
     if (folder / "evaluated").exists():
         return 0
-    exit_code = run(
-        python(
-            *("-m", "eval.evaluate", f"--workdir={folder}", f"--data={options.data}"),
-            *(f"--split={options.eval_split}", *weights, "--watch"),
-        )
-    )
+    command = ["-m", "eval.evaluate", f"--workdir={folder}", "--watch"]
+    exit_code = run(python(*command, *recipes.of_evaluation(options)))
     if exit_code == 0:
         (folder / "evaluated").touch()
     return exit_code
