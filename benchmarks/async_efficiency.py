@@ -56,13 +56,7 @@ def main(argv=None):
     if options.run is not None:
         print(json.dumps(measure(options)))
         return 0
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            compare(options, Path(folder))
-    except usage.BenchmarkError as error:
-        print(f"{MODULE}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return usage.in_temporary_folder(MODULE, lambda folder: compare(options, folder))
 
 
 def parse(argv):

@@ -19,7 +19,6 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -49,13 +48,7 @@ def main(argv=None):
     if options.data:
         print(json.dumps(read(options.data, options.cache, options.image_size)))
         return 0
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            compare(options, Path(folder))
-    except usage.BenchmarkError as error:
-        print(f"{MODULE}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return usage.in_temporary_folder(MODULE, lambda folder: compare(options, folder))
 
 
 def parse(argv):

@@ -14,13 +14,11 @@ import argparse
 import math
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import contestants, photographs
+from benchmarks import contestants, photographs, usage
 from benchmarks.contestants import PRECISIONS, Setting
-from benchmarks.usage import BenchmarkError
 
 TARGET_SPEEDUP = 1.25  # images/s over keras.Model.fit
 TARGET_INPUT_RATE = 735  # images/s/core at 299 pixels
@@ -40,13 +38,10 @@ def main(argv=None):
         setting = Setting(options.image_size, options.batch_size, options.num_classes, precision)
         trained = max(trained, compare(setting, options.rounds, options.steps))
         explain(setting, options.rounds)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            measure_input(Path(folder), options.images, options.image_size, trained)
-    except BenchmarkError as error:
-        print(f"benchmarks.train_step: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return usage.in_temporary_folder(
+        "benchmarks.train_step",
+        lambda folder: measure_input(folder, options.images, options.image_size, trained),
+    )
 
 
 def parse(argv):

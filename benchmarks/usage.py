@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,17 @@ class Usage(NamedTuple):
     wall: float  # seconds
     cpu: float  # seconds
     peak: int  # bytes of the largest process
+
+
+def in_temporary_folder(module: str, measure: Callable[[Path], object]) -> int:
+    """Calls a function with a folder; 0, or 1 where it raised a BenchmarkError, which is said."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(Path(folder))
+    except BenchmarkError as error:
+        print(f"{module}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def run(
