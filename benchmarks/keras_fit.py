@@ -48,7 +48,7 @@ def fit(options):
     keras.utils.set_random_seed(options.seed)
     network = compiled(config, split, len(metadata.load_vocabulary(options.data)))
     forget_seed()
-    dataset = training_dataset(config, split.shard_paths)
+    dataset = training_dataset(config, split.shard_paths, split.shard_lengths)
     dataset = dataset.map(lambda images, targets: (images, targets[schema.LABELS]))
     steps = -(-config.train.samples // config.input.batch_size // options.points)
     export = exporter(options.output, steps * config.input.batch_size)

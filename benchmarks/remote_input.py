@@ -119,7 +119,7 @@ def read(data, cache, image_size):
     split = metadata.load_split(data, "train")
     passes = []
     started, cpu_before = time.monotonic(), time.process_time()
-    batches = iter(input_module.training_dataset(config, split.shard_paths))
+    batches = iter(input_module.training_dataset(config, split.shard_paths, split.shard_lengths))
     for _ in range(2):
         num_images = 0
         while num_images < split.num_examples:

@@ -174,7 +174,7 @@ def measure_input(folder, images, image_size, trained):
 
     config = config_module.load_preset("jft", [f"input.image_size={image_size}"])
     split = metadata.load_split(str(shards), "train")
-    batches = iter(training_dataset(config, split.shard_paths))
+    batches = iter(training_dataset(config, split.shard_paths, split.shard_lengths))
     for _ in range(10):
         next(batches)
     wall, cpu, num_batches = time.monotonic(), time.process_time(), 2 * NUM_PHOTOGRAPHS // 32

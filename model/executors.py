@@ -165,7 +165,8 @@ def make(config, network, store, split, cluster=None, coordinator=None, group=No
         damaged = DamagedRecords(run_dir, split.shard_paths, split.shard_lengths, limit)
 
     def dataset_fn():
-        return training_dataset(config, damaged.shard_paths() if damaged else split.shard_paths)
+        paths = damaged.shard_paths() if damaged else split.shard_paths
+        return training_dataset(config, paths, split.shard_lengths)
 
     forget_seed()
     if coordinator is None:

@@ -2,17 +2,17 @@
 
 Training reads an endless stream in random order: shards are shuffled anew on each pass, several
 are read at once, and a buffer mixes their examples (the pipeline wrote them in random order
-already). Evaluation reads each example once, in the order of the shards.
+already). The first shards are begun anywhere: a process that is ended and started again and again
+would otherwise see the beginnings of shards more often than their ends. Evaluation reads each
+example once, in the order of the shards.
 
 Shards of an object store are read through copies on this host: see model.shard_cache.
 """
 
-import os
-
 import numpy as np
 import tensorflow as tf
 
-from model import augment, losses, remote_shards, shard_cache
+from model import augment, losses, quiet, remote_shards, shard_cache
 from pipeline import metadata, schema
 
 SINGLE_LABEL_RULE = "loss.name=softmax_cross_entropy takes images with exactly one label."
@@ -34,8 +34,10 @@ def forget_seed():
     tf.random.set_seed(None)
 
 
-def training_dataset(config, shard_paths):
+def training_dataset(config, shard_paths, shard_lengths):
     """An endless dataset of (images, targets).
+
+    `shard_lengths` says how many records each of the shards holds.
 
     images: float32 [batch, size, size, 3] in [-1, 1]; targets: {name: [batch, longest list]}, the
     features that the loss needs (losses.features) and no other. Every process that iterates it
@@ -48,9 +50,8 @@ def training_dataset(config, shard_paths):
     """
     settings = config.input
     features = losses.features(config.loss)
-    shards = tf.data.Dataset.from_tensor_slices(list(shard_paths))
     dataset = (
-        _records_in_random_order(settings, shards.shuffle(len(shard_paths)).repeat(), shard_paths)
+        _records_in_random_order(settings, list(shard_paths), list(shard_lengths))
         .shuffle(settings.shuffle_buffer)
         .map(
             lambda record: _training_example(config, features, record),
@@ -84,7 +85,7 @@ def evaluation_dataset(settings, shard_paths, batch_size):
         schema.LABELS: _PADDING[schema.LABELS],
         schema.NEGATIVES: _PADDING[schema.NEGATIVES],
     }
-    shards = tf.data.Dataset.from_tensor_slices(list(shard_paths))
+    shards = tf.data.Dataset.from_tensor_slices((list(shard_paths),))
     if _are_remote(shard_paths):
         shards = remote_shards.fetched(shards, settings, deterministic=True)
     dataset = (
@@ -96,15 +97,37 @@ def evaluation_dataset(settings, shard_paths, batch_size):
     return dataset.with_options(_options(settings, shard_paths))
 
 
-def _records_in_random_order(settings, shards, shard_paths):
+def _records_in_random_order(settings, shard_paths, shard_lengths):
     """The records of several shards at a time, of those in turn."""
     cycle_length = min(len(shard_paths), shard_cache.NUM_READ)
+
+    def begun(number, shard):
+        """(path, how many of its records come last instead of first)."""
+        path, length = shard
+        anywhere = tf.random.uniform([], maxval=tf.maximum(length, 1), dtype=tf.int64)
+        return path, tf.where(number < cycle_length, anywhere, 0)
+
+    def records_around(path, first):
+        records = tf.data.TFRecordDataset(path)
+        return records.skip(first).concatenate(records.take(first))
+
+    def copied_records_around(path, address, first):
+        # Others may have taken the copy's place when its end is reached: it is asked for once more.
+        again = tf.data.Dataset.from_tensors((address,))
+        again = remote_shards.fetched(again, settings, deterministic=True)
+        again = again.flat_map(tf.data.TFRecordDataset)
+        return tf.data.TFRecordDataset(path).skip(first).concatenate(again.take(first))
+
+    lengths = tf.constant(shard_lengths, tf.int64)
+    shards = tf.data.Dataset.from_tensor_slices((shard_paths, lengths))
+    shards = shards.shuffle(len(shard_paths)).repeat().enumerate().map(begun)
     if _are_remote(shard_paths):
-        # A parallel interleave would open twice as many more ahead, and the cache hold those too.
+        shards = shards.map(lambda address, first: (address, address, first))
         shards = remote_shards.fetched(shards, settings, deterministic=False)
-        return shards.interleave(tf.data.TFRecordDataset, cycle_length=cycle_length)
+        # A parallel one would open twice as many more ahead, and the cache hold those too.
+        return shards.interleave(copied_records_around, cycle_length=cycle_length)
     return shards.interleave(
-        tf.data.TFRecordDataset,
+        records_around,
         cycle_length=cycle_length,
         num_parallel_calls=min(len(shard_paths), 2),
         deterministic=False,
@@ -149,7 +172,7 @@ def _parse(record, features):
 
 
 def _decode_threads(settings):
-    return settings.decode_threads or os.cpu_count()
+    return settings.decode_threads or quiet.num_cores()
 
 
 def _options(settings, shard_paths):

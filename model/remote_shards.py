@@ -18,10 +18,11 @@ _cache = functools.cache(shard_cache.ShardCache)  # one a process
 _making = threading.Lock()
 
 
-def fetched(addresses, settings, deterministic):
-    """A dataset of the paths of local copies, NUM_FETCHES of which are fetched at once.
+def fetched(shards, settings, deterministic):
+    """A dataset of local copies, NUM_FETCHES of which are fetched at once.
 
-    `settings` is the configuration's `input`. Iterating raises UnknownError: see
+    Where the elements of `shards` begin with an address, those of this one begin with the path of
+    its copy. `settings` is the configuration's `input`. Iterating raises UnknownError: see
     shard_cache.error_in.
     """
 
@@ -32,8 +33,10 @@ def fetched(addresses, settings, deterministic):
         path.set_shape([])
         return path
 
-    return addresses.map(
-        local_path, num_parallel_calls=shard_cache.NUM_FETCHES, deterministic=deterministic
+    return shards.map(
+        lambda address, *rest: (local_path(address), *rest),
+        num_parallel_calls=shard_cache.NUM_FETCHES,
+        deterministic=deterministic,
     )
 
 

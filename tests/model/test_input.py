@@ -1,6 +1,7 @@
 """What the network gets to see of the shards."""
 
 import io
+import itertools
 from collections import Counter
 
 import keras
@@ -50,7 +51,7 @@ def test_labels_are_those_of_the_records_padded_with_minus_one(config, shards):
 
 def test_training_batches_are_full_scaled_and_endless(config, shards):
     split = metadata.load_split(shards, "train")
-    iterator = iter(input_module.training_dataset(config, split.shard_paths))
+    iterator = iter(input_module.training_dataset(config, split.shard_paths, split.shard_lengths))
     for _ in range(20):  # 320 images of 240
         images, targets = next(iterator)
         assert images.shape == (16, 40, 40, 3)
@@ -61,16 +62,74 @@ def test_training_batches_are_full_scaled_and_endless(config, shards):
 
 
 def test_every_process_draws_another_order_whatever_the_seed_of_the_parameters(config, shards):
-    paths = metadata.load_split(shards, "train").shard_paths
+    split = metadata.load_split(shards, "train")
+
+    arguments = (config, split.shard_paths, split.shard_lengths)
 
     def first_labels():
         keras.utils.set_random_seed(0)  # as at the start of each process
         input_module.forget_seed()
         # Traced, as for a cluster's workers: a function takes the seed at hand into its graph.
-        make = tf.function(lambda: input_module.training_dataset(config, paths).take(1))
+        make = tf.function(lambda: input_module.training_dataset(*arguments).take(1))
         return [targets["labels"].numpy().tolist() for _, targets in make()]
 
     assert first_labels() != first_labels()
+
+
+NUM_RECORDS = 40
+
+
+@pytest.fixture(scope="module")
+def numbered_shard(tmp_path_factory):
+    """A shard whose images have one label each: their number in it."""
+    path = tmp_path_factory.mktemp("numbered") / "images-train.tfrecord-00000-of-00001"
+    image = _jpeg(np.zeros((8, 8, 3), np.uint8))
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number in range(NUM_RECORDS):
+            example = schema.Example(
+                image_id=str(number),
+                image=image,
+                labels=(number,),
+                confidences=(1.0,),
+                label_sources=("person",),
+            )
+            writer.write(schema.encode(example))
+    return str(path)
+
+
+def _numbers_in_order(shard, length=NUM_RECORDS):
+    """What a start reads of a shard, an image a batch, in the shard's order."""
+    config = config_module.load_preset(
+        "demo",
+        [
+            *("input.batch_size=1", "input.image_size=8"),
+            *("input.shuffle_buffer=1", "input.decode_threads=1"),
+        ],
+    )
+    dataset = input_module.training_dataset(config, [shard], [length])
+    return (int(targets["labels"].numpy().item()) for _, targets in dataset)
+
+
+def test_starts_begin_anywhere_in_a_shard_and_read_all_of_it(numbered_shard):
+    starts = []
+    for _ in range(60):
+        numbers = list(itertools.islice(_numbers_in_order(numbered_shard), NUM_RECORDS))
+        assert numbers == [(numbers[0] + i) % NUM_RECORDS for i in range(NUM_RECORDS)]
+        starts.append(numbers[0])
+    # 60 starts of the uniform distribution all lie in the same half once in 2^59.
+    assert min(starts) < NUM_RECORDS // 2 <= max(starts)
+    assert len(set(starts)) > 20  # of 31 that are expected
+
+
+def test_after_its_start_a_process_reads_shards_from_their_beginnings(numbered_shard):
+    numbers = list(itertools.islice(_numbers_in_order(numbered_shard), 3 * NUM_RECORDS))
+    assert numbers[NUM_RECORDS:] == list(range(NUM_RECORDS)) * 2
+
+
+def test_a_shard_may_hold_fewer_records_than_is_said_of_it(numbered_shard):
+    """As the copy of one does that was damaged."""
+    numbers = list(itertools.islice(_numbers_in_order(numbered_shard, 10_000), NUM_RECORDS))
+    assert sorted(numbers) == list(range(NUM_RECORDS))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +154,7 @@ def _first_targets(single_shard, *overrides):
     config = config_module.load_preset(
         "demo", ["input.batch_size=2", "input.image_size=8", *overrides]
     )
-    return next(iter(input_module.training_dataset(config, [single_shard])))[1]
+    return next(iter(input_module.training_dataset(config, [single_shard], [1])))[1]
 
 
 def test_negatives_and_confidences_come_when_the_loss_needs_them_alone(single_shard):
