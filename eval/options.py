@@ -9,6 +9,15 @@ from eval.processes import SILENCE
 from eval.scores import PROBABILITY_OF
 
 LATEST = "latest"
+_FLAGS_OF_INPUTS = {  # the flags that not every input has a use for
+    "watch": ("workdir",),
+    "parameters": ("workdir", "checkpoint"),
+    "score_space": ("model", "predictions"),
+    "labels": ("predictions",),
+    "ids": ("predictions",),
+    "classes": ("checkpoint", "model", "predictions"),
+    "class_counts": ("checkpoint", "model", "predictions"),
+}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -117,11 +126,23 @@ def _add_images(group: Any) -> None:
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     is_alone = not options.workdir and options.checkpoint != LATEST
-    if sum(map(bool, (options.workdir, options.model, options.predictions, is_alone))) != 1:
+    given = [name for name in ("workdir", "model", "predictions") if getattr(options, name)]
+    given += ["checkpoint"] * is_alone
+    if len(given) != 1:
         parser.error(
             "name what is evaluated: --workdir, --model, --predictions or the folder of a "
             "--checkpoint, one of them"
         )
+    for flag, inputs in _FLAGS_OF_INPUTS.items():
+        is_set = getattr(options, flag) != parser.get_default(flag)
+        if is_set and given[0] not in inputs:
+            parser.error(f"--{flag} is for --{' or --'.join(inputs)} alone")
+    if options.ids and not options.predictions.endswith(".npy"):
+        parser.error("--ids is for .npy files alone: other predictions hold their image ids")
+    if options.score_space != "unknown" and (options.model or "").endswith(".keras"):
+        parser.error("--score_space is for a SavedModel alone: a .keras network says what it gives")
+    if options.labels and options.split != parser.get_default("split"):
+        parser.error("--split is for --data alone: all images of --labels are evaluated")
     if not (options.workdir or options.output):
         parser.error("without --workdir it takes --output, the folder for the report")
     if options.predictions:
@@ -131,7 +152,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error("--classes must name the class list that the predictions are in")
     elif not options.data:
         parser.error("a network needs --data, the folder with the images")
-    if options.watch and (options.checkpoint != LATEST or not options.workdir):
+    if options.watch and options.checkpoint != LATEST:
         parser.error("--watch evaluates every checkpoint: leave --checkpoint out")
     if options.batch_size < 1:
         parser.error(f"--batch_size must be at least 1. Received: {options.batch_size}")

@@ -278,6 +278,18 @@ def test_labels_outside_the_class_list_are_counted_aloud(written, capsys):
         (["--predictions=a.npy", "--labels=b.csv", "--output=c"], "--classes must"),
         (["--workdir=a"], "a network needs --data"),
         (["--model=a.keras", "--data=b"], "it takes --output"),
+        (["--model=a", "--watch"], "--watch is for --workdir alone"),
+        (["--model=a", "--parameters=raw"], "--parameters is for --workdir or --checkpoint alone"),
+        (["--model=a", "--labels=b.csv"], "--labels is for --predictions alone"),
+        (["--model=a.keras", "--score_space=logits"], "for a SavedModel alone"),
+        (["--workdir=a", "--labels=b.csv"], "--labels is for --predictions alone"),
+        (["--workdir=a", "--ids=b.txt"], "--ids is for --predictions alone"),
+        (["--workdir=a", "--score_space=logits"], "is for --model or --predictions alone"),
+        (["--workdir=a", "--classes=b.tsv"], "--checkpoint or --model or --predictions alone"),
+        (["--workdir=a", "--checkpoint=10", "--class_counts=b"], "--class_counts is for"),
+        (["--checkpoint=a/step-10", "--watch"], "--watch is for --workdir alone"),
+        (["--predictions=a.npz", "--ids=b.txt"], "--ids is for .npy files alone"),
+        (["--predictions=a.npz", "--output=c", "--labels=b", "--split=test"], "for --data alone"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(capsys, arguments, message):
