@@ -226,7 +226,7 @@ def worker_cut(network: Network, cluster: HandMadeCluster) -> Row:
     after = len(cluster.output())
     network.cut("worker 1")
     seconds = cluster.wait_for_steps()
-    cluster.wait_for(f"worker 1 at {cluster.address('worker 1')} has begun nothing", after=after)
+    cluster.wait_for(f"worker 1 at {cluster.address('worker 1')} has taken no step", after=after)
     exit_code = cluster.end_of("worker 1")  # it misses the chief
     cluster.wait_for_steps()
     network.heal("worker 1")

@@ -46,34 +46,28 @@ class InProcess:
 class OnCluster:
     """Hands closures to the workers and lets them run; a dead worker's closure goes to another.
 
-    Each worker counts the closures that it begins, on the first ps. One whose count stands still
-    for `train.stall_timeout` seconds is said to hang, here and in the run's events, where a
-    launcher finds it.
+    The store counts each worker's steps. One whose count stands still for `train.stall_timeout`
+    seconds is said to hang, here and in the run's events, where a launcher finds it. A closure may
+    take longer than that, a step may not.
     """
 
     is_here = False
 
-    def __init__(self, config, cluster, coordinator, take_steps, dataset_fn, damaged, run_dir):
+    def __init__(
+        self, config, store, cluster, coordinator, take_steps, dataset_fn, damaged, run_dir
+    ):
         self.damaged = damaged
+        self._store = store
         self._cluster = cluster
         self._coordinator = coordinator
         self._run_dir = run_dir
-        with tf.device(cluster.ps_devices[0]):
-            self._begun = tf.Variable(tf.zeros([cluster.num_workers], tf.int64))
         timeout, first_timeout = config.train.stall_timeout, config.train.first_timeout
         self._looked = time.monotonic()
         self._watch = WorkerWatch([0] * cluster.num_workers, timeout, first_timeout, self._looked)
         self._look_every = min(1.0, timeout / 10)
 
-        @tf.function(autograph=False)
-        def take_counted_steps(iterator):
-            worker = tf.distribute.coordinator.experimental_get_current_worker_index()
-            one = tf.IndexedSlices(tf.ones([1], tf.int64), tf.reshape(worker, [1]))
-            self._begun.scatter_add(one)
-            take_steps(iterator)
-
         steps_per_closure = config.train.steps_per_closure
-        self._take_steps = take_counted_steps
+        self._take_steps = take_steps
         self._dataset_fn = dataset_fn
         self._steps_per_closure = steps_per_closure
         self._queue_steps = 2 * cluster.num_workers * steps_per_closure
@@ -120,14 +114,14 @@ class OnCluster:
         if now - self._looked < self._look_every:
             return
         self._looked = now
-        hung, back = self._watch.look(self._begun.numpy().tolist(), now)
+        hung, back = self._watch.look([work.steps for work in self._store.work()], now)
         for worker, seconds, is_first in hung:
             run_folder.add_event(self._run_dir, f"worker {worker}", "hung", seconds=round(seconds))
             if is_first:
                 self._scheduled -= self._steps_per_closure  # the ones that it holds
                 address = self._cluster.addresses["worker"][worker]
                 report(
-                    f"worker {worker} at {address} has begun nothing for {seconds:.0f} s: it hangs "
+                    f"worker {worker} at {address} has taken no step for {seconds:.0f} s: it hangs "
                     "or cannot be reached. The others go on; it has to be ended and started again."
                 )
         for worker in back:
@@ -171,4 +165,4 @@ def make(config, network, store, split, cluster=None, coordinator=None, group=No
     forget_seed()
     if coordinator is None:
         return InProcess(take_steps, dataset_fn, damaged)
-    return OnCluster(config, cluster, coordinator, take_steps, dataset_fn, damaged, run_dir)
+    return OnCluster(config, store, cluster, coordinator, take_steps, dataset_fn, damaged, run_dir)
