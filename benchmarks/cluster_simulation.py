@@ -125,7 +125,7 @@ def main(argv=None):
     number = {"type": float}
     parser.add_argument("--megabytes", default=112.0, help="MB a pull, and a push", **number)
     parser.add_argument(
-        "--apply_seconds", default=0.33, help="of all ps together, for a step", **number
+        "--apply_seconds", default=0.39, help="of all ps together, for a step", **number
     )
     parser.add_argument("--closure_seconds", default=0.002, help="of the chief", **number)
     parser.add_argument("--gigabits", default=10.0, help="of each host, each way", **number)

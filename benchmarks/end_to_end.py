@@ -1,7 +1,10 @@
 """The whole road through the three public commands: images in, MAP@100 and a page out.
 
     python -m benchmarks.end_to_end demo --output=demo
-    python -m benchmarks.end_to_end grocery_store --images=GroceryStoreDataset --output=grocery
+
+    git clone https://github.com/marcusklasson/GroceryStoreDataset
+    python -m benchmarks.end_to_end grocery_store --images=GroceryStoreDataset/dataset \\
+        --output=grocery
 
 Each command is printed before it runs, to be pasted. What is finished is not done again.
 """
@@ -28,7 +31,7 @@ def main(argv=None):
     demo = roads.add_parser("demo", help="rendered scenes that it draws itself")
     grocery = roads.add_parser("grocery_store", help="photographs of GroceryStoreDataset")
     grocery.add_argument(
-        "--images", required=True, help="folder with labels.csv, splits.csv and images/"
+        "--images", required=True, help="its folder `dataset`: classes.csv, train/ and test/"
     )
     for road in (demo, grocery):
         road.add_argument("--output", required=True, help="folder for everything that is made")
@@ -97,19 +100,26 @@ def run_grocery_store(options):
 
 
 def write_grocery_manifests(source, manifests):
-    """Cuts labels.csv into train.csv and eval.csv by splits.csv, and lists the classes."""
+    """Lists the images of train/ and test/ in train.csv and eval.csv, and their classes.
+
+    Labels of an image are its class, the coarse class that this belongs to, and the uppermost
+    folder: train/Fruit/Apple/Pink-Lady/Pink-Lady_001.jpg is Pink-Lady, Apple and Fruit.
+    """
     manifests.mkdir(parents=True, exist_ok=True)
-    with open(source / "splits.csv", newline="") as file:
-        splits = {row["image_path"]: row["split"] for row in csv.DictReader(file)}
-    with open(source / "labels.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    with open(source / "classes.csv", newline="") as file:
+        rows = csv.DictReader(file)
+        coarse = {row["Class Name (str)"]: row["Coarse Class Name (str)"] for row in rows}
+    classes = set()
     for name, split in (("train", "train"), ("eval", "test")):
         with open(manifests / f"{name}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, ["image_path", "labels"])
-            writer.writeheader()
-            writer.writerows(row for row in rows if splits[row["image_path"]] == split)
-    classes = sorted({label for row in rows for label in row["labels"].split("|")})
-    (manifests / "classes.tsv").write_text("\n".join(["class", *classes]) + "\n")
+            writer = csv.writer(file)
+            writer.writerow(["image_path", "labels"])
+            for path in sorted((source / split).rglob("*.jpg")):
+                image = path.relative_to(source)
+                found = {image.parent.name, coarse[image.parent.name], image.parts[1]}
+                writer.writerow([image, "|".join(sorted(found))])
+                classes |= found
+    (manifests / "classes.tsv").write_text("\n".join(["class", *sorted(classes)]) + "\n")
 
 
 def shard(manifests, images, output, classes, *more):
