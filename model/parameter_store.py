@@ -7,9 +7,8 @@ statistics of batch normalization, and the counters of steps and samples.
 
 Flat blocks, not a variable a tensor: equal pieces balance any number of servers, whatever the
 shapes of the tensors (a head of 17,000 classes is 63% of an Xception), and a rule is written once
-for a segment instead of once for each of 236 tensors. `python -m benchmarks.parameter_store`
-measured 1.18 times the steps/s of a variable a tensor on the demo's network, and the same on
-Xception with 1,000 classes.
+for a segment instead of once for each of 236 tensors. Small networks are faster so, Xception with
+1,000 classes is about 5% slower (`python -m benchmarks.parameter_store`; figures in the README).
 
 Statistics move toward what a batch held, from where they are by then: value += (1 - m) (batch -
 value), with m the network's batch_norm_momentum. Adding a worker's own `new - old` instead drives
