@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from model import optimizers
+from model.checkpoint import CheckpointError
 from model.parameter_layout import Layout, place
 
 # Entries of the counter vector. One vector, so that all of a step is counted or nothing of it;
@@ -261,13 +262,15 @@ class ParameterStore:
         """Writes what `export` gave, whatever the number of devices was then.
 
         Slots that are absent start at zero, as in a new run, and so do those of another optimizer:
-        what one keeps under a name is nothing that another could go on from.
+        what one keeps under a name is nothing that another could go on from. CheckpointError, and
+        nothing is written, where the tensors are not this network's, each in its shape.
         """
         slots = {name for name in _SLOTS if state.get(name)}
         same_optimizer = slots == set(optimizers.SLOTS[self._config.optimizer.name])
-        for kind in _KINDS:
-            if kind not in state or (kind in _SLOTS and not same_optimizer):
-                continue
+        kinds = ("parameters", "ema", *(slots if same_optimizer else ()))
+        for kind in kinds:
+            _check_is_of(self.layout, kind, state)
+        for kind in kinds:
             vectors = self.layout.flatten(_with_zeros(self.layout, state[kind]))
             offsets = dict.fromkeys(vectors, 0)
             for block in self._blocks:
@@ -313,10 +316,29 @@ def _sum_below(step):
     return step * (step - 1) / 2
 
 
-def _with_zeros(layout, values):
-    """Slots exist for trainable tensors alone: zeros stand in for the rest."""
-    return {
-        t.path: values.get(t.path, np.zeros(t.shape, np.float32))
-        for _, tensors in layout.segments()
-        for t in tensors
+def _check_is_of(layout, kind, state):
+    """CheckpointError unless these tensors of a state are the network's, by path and shape."""
+    wanted = {
+        tensor.path: tensor.shape
+        for segment, tensors in layout.segments()
+        for tensor in tensors
+        if kind not in _SLOTS or segment != "statistics"
     }
+    found = {path: value.shape for path, value in state[kind].items()}
+    others = [path for path in wanted | found if wanted.get(path) != found.get(path)]
+    if others:
+        told = ", ".join(
+            f"{path} is {wanted.get(path, 'nothing')} here and {found.get(path, 'nothing')} there"
+            for path in others[:3]
+        )
+        raise CheckpointError(
+            f"The checkpoint of step {state['step']:,} is of another network: {len(others)} of its "
+            f"{kind} differ in name or shape: {told}. Train on with the code and the packages that "
+            "the run's versions.jsonl names, or train into another folder."
+        )
+
+
+def _with_zeros(layout, values):
+    """Slots exist for trainable tensors alone: zeros stand in for the statistics."""
+    zeros = {tensor.path: np.zeros(tensor.shape, np.float32) for tensor in layout.statistics}
+    return zeros | values

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from model import config as config_module
 from model import parameter_layout, zoo
+from model.checkpoint import CheckpointError
 from model.parameter_layout import Layout, Tensor, place
 from model.parameter_store import ParameterStore, Pulled
 
@@ -213,6 +214,35 @@ def test_another_optimizers_slots_are_left_and_its_own_restored(config):
     again = ParameterStore(sgd, _network())
     again.restore(other.export())
     assert again.export()["momentum"]["head/bias"].all()
+
+
+@pytest.mark.parametrize("kind", ["parameters", "ema", "momentum"])
+@pytest.mark.parametrize(
+    ("renamed", "shape", "said"),
+    [
+        (
+            "conv/kernels",
+            None,
+            r"2 of its \w+ differ .*: conv/kernel is \(.*\) here and nothing there",
+        ),
+        (None, (1,), r"1 of its \w+ differ .*: conv/kernel is \(.*\) here and \(1,\) there"),
+        (None, None, r"1 of its \w+ differ .*: conv/kernel is \(.*\) here and nothing there"),
+    ],
+)
+def test_a_tensor_of_another_name_or_shape_is_refused_and_nothing_is_restored(
+    config, kind, renamed, shape, said
+):
+    one, other = ParameterStore(config, _network()), ParameterStore(config, _network())
+    _push_ones(one)
+    state, before = one.export(), other.export()
+    tensor = state[kind].pop("conv/kernel")
+    if renamed:
+        state[kind][renamed] = tensor
+    if shape:
+        state[kind]["conv/kernel"] = np.zeros(shape, np.float32)
+    with pytest.raises(CheckpointError, match=f"step 1 is of another network: {said}"):
+        other.restore(state)
+    np.testing.assert_equal(other.export(), before)
 
 
 def test_over_a_bfloat16_wire_parameters_and_gradients_are_rounded_and_statistics_are_not():
