@@ -23,6 +23,7 @@ from eval.evaluator import RunEvaluator
 from eval.options import add_checkpoint
 from eval.results import Results, opened
 from eval.surroundings import Surroundings
+from model import checkpoint
 from pipeline import metadata, storage
 from pipeline.options import OptionsError, beam_options
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with opened(options.output) as results:
             report = run(options, rest, results)
-    except (EngineError, metadata.UnreachableError) as error:
+    except (EngineError, checkpoint.UnreachableError, metadata.UnreachableError) as error:
         return _fail(error, EXIT_TRY_AGAIN)
     except (*USER_ERRORS, OptionsError) as error:
         return _fail(error, EXIT_USAGE)

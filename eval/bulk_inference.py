@@ -31,7 +31,7 @@ from eval.retrieval import retrieve, truth_of
 from eval.scores import Batch, Scores
 from eval.tally import Tally
 from model import quiet, shard_cache
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, UnreachableError
 from model.cluster import EXIT_TRY_AGAIN
 from pipeline import local_runner, storage
 from pipeline.sharding import ShardError
@@ -161,6 +161,8 @@ class CountParts(beam.DoFn):
                 with parquet.ParquetWriter(path.with_suffix(_PREDICTIONS), _SCHEMA) as writer:
                     scores = _Recorded(task.scores, writer, task.top)
                     tally, gallery = count(scores, task.evaluation_set, part, _count_images)
+            except UnreachableError:
+                raise  # the engine tries the part again
             except (EvaluationError, CheckpointError) as error:
                 storage.write_text(task.failure_path, str(error))
                 return

@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         watch.NothingNewError,
         WorkerError,
         FetchError,
+        checkpoint.UnreachableError,
         metadata.UnreachableError,
     ) as error:
         return _fail(error, EXIT_TRY_AGAIN)

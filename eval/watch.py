@@ -20,7 +20,7 @@ from eval.report import write_page
 from eval.results import Results
 from eval.surroundings import Surroundings
 from model import checkpoint, run_folder
-from model.checkpoint import Checkpoint, CheckpointError
+from model.checkpoint import Checkpoint, CheckpointError, UnreachableError
 from model.event_files import EventFiles
 
 _SECONDS_BETWEEN_LOOKS = 2.0
@@ -118,7 +118,9 @@ def _evaluate(
         try:
             evaluation = evaluator.evaluate(candidate)
         except CheckpointError as error:
-            gone = not Path(candidate.path).exists()
+            gone = candidate not in checkpoint.list_checkpoints(evaluator.workdir)
+            if isinstance(error, UnreachableError) and not gone:
+                raise  # passed over, it would be missing for good once training has ended
             what = "deleted meanwhile" if gone else f"{error}"
             _say(f"step {candidate.step:,} passed over: {what}")
             return

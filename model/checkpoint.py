@@ -12,9 +12,11 @@ Tensors go by the network's paths, so that a checkpoint knows nothing of how man
 them. Everything is written into a temporary folder, which is renamed as the last thing.
 
 Which checkpoint a start goes on from, see `load_newest`: the newest that is whole and of this
-network and class list; those that are not are set aside as step-N.refused.
+network and class list; those that are not are set aside as step-N.refused. A file system that does
+not give a file now says nothing about the checkpoint, which stays where it is.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -36,10 +38,17 @@ _NAME = re.compile(r"step-(\d{8,})")
 _TENSOR_FILES = ("ema", "parameters", "slots")
 _STATE_KEYS = ("step", "samples", "seconds", "class_list_sha256", "sha256")
 _SLOTS = ("mean_square", "momentum")
+# A file that is not there. Of any other error a whole checkpoint can be to blame as little as a
+# damaged one: EIO, ESTALE, EACCES of a file server that is restarted.
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names it and says why."""
+
+
+class UnreachableError(CheckpointError):
+    """A checkpoint that the file system does not give now; starting again may help."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +58,14 @@ class Checkpoint:
 
 
 def list_checkpoints(run_dir):
-    """The finished checkpoints of a run, [Checkpoint] in order of their steps."""
-    folder = Path(run_dir) / "checkpoints"
-    if not folder.is_dir():
-        return []
+    """The finished checkpoints of a run, [Checkpoint] in order of their steps.
+
+    Raises UnreachableError rather than leave one out that is there.
+    """
     found = []
-    for path in folder.iterdir():
+    for path in _entries(run_dir):
         match = _NAME.fullmatch(path.name)
-        if match and (path / "state.json").is_file():
+        if match and _exists(path / "state.json"):
             found.append(Checkpoint(int(match[1]), str(path)))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
@@ -87,12 +96,15 @@ def save(run_dir, state, config, vocabulary):
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    _retain(run_dir, config.train)
+    with contextlib.suppress(OSError, UnreachableError):  # what is too many goes the next time
+        _retain(run_dir, config.train)
     return Checkpoint(state["step"], str(final))
 
 
 def load(path, parameters=None):
     """Reads a checkpoint; CheckpointError if it is gone, incomplete, damaged or foreign.
+
+    UnreachableError, which is one too, if it cannot be read now.
 
     Args:
         parameters: "ema" or "raw" reads that set of parameters alone, as {path: array}; None reads
@@ -122,9 +134,10 @@ def load(path, parameters=None):
 
 def read_state(path):
     """The contents of a checkpoint's state.json, checked."""
+    data = _read(Path(path) / "state.json")
     try:
-        state = json.loads((Path(path) / "state.json").read_text())
-    except (OSError, ValueError) as error:
+        state = json.loads(data)
+    except ValueError as error:
         raise CheckpointError(f"{path} is no finished checkpoint: {error}.") from error
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
@@ -139,41 +152,52 @@ def read_state(path):
 
 def read_config(path):
     """The configuration that a checkpoint was trained with; raises CheckpointError."""
+    file = Path(path) / "config.toml"
     try:
-        return config_module.read(Path(path) / "config.toml")
-    except config_module.ConfigError as error:
-        raise CheckpointError(str(error)) from error
+        return config_module.read(file)
+    except (config_module.ConfigError, UnicodeDecodeError) as error:
+        if isinstance(error.__cause__, OSError):
+            raise _unreadable(file, error.__cause__) from error
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def read_vocabulary(path):
     """The classes of a checkpoint, in the order of the network's outputs; or CheckpointError."""
+    file = Path(path) / "classes.tsv"
     try:
-        return labels.Vocabulary.read(Path(path) / "classes.tsv")
-    except (OSError, labels.LabelError) as error:
+        return labels.Vocabulary.read(file)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except labels.LabelError as error:
         raise CheckpointError(f"{path} has no class list that can be used: {error}") from error
 
 
 def load_newest(run_dir, config, vocabulary, report):
     """The newest usable checkpoint's state for ParameterStore.restore, or None in a new run.
 
-    A checkpoint that cannot be read, or that is of another network or class list, is reported (a
+    A checkpoint that is damaged, or that is of another network or class list, is reported (a
     function of one string) and set aside as step-N.refused, and the one before it is used.
-    CheckpointError if none can be used.
+    CheckpointError if all there ever were are set aside: nobody but the user begins such a run
+    anew. UnreachableError, and nothing is set aside, if one cannot be read now.
     """
-    checkpoints = list_checkpoints(run_dir)
-    for candidate in reversed(checkpoints):
+    for candidate in reversed(list_checkpoints(run_dir)):
         try:
             _check_is_of(candidate.path, config, vocabulary)
             return load(candidate.path)
+        except UnreachableError:
+            raise
         except CheckpointError as error:
             report(f"Setting aside a checkpoint that cannot be used: {error}")
             aside = f"{candidate.path}.refused"
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(candidate.path, aside)
-    if checkpoints:
+    refused = sorted(path.name for path in _entries(run_dir) if path.name.endswith(".refused"))
+    if refused:
         raise CheckpointError(
-            f"None of the {len(checkpoints)} checkpoints below {run_dir} can be used. "
-            "They are set aside as step-*.refused; the next start trains from the beginning."
+            f"{run_dir} holds no checkpoint that can be used, and {len(refused)} that were set "
+            f"aside: {', '.join(refused[-5:])}. To go on from one that is sound after all, take "
+            ".refused off its name; to train from the beginning, delete them, or train into "
+            "another folder."
         )
     return None
 
@@ -184,7 +208,7 @@ def _check_is_of(path, config, vocabulary):
         raise CheckpointError(
             f"{path} was trained on another class list than the {len(vocabulary)} classes here."
         )
-    if not (Path(path) / "config.toml").exists():
+    if not _exists(Path(path) / "config.toml"):
         return  # an older one
     network = read_config(path).network
     if network != config.network:
@@ -226,10 +250,7 @@ def _write_durably(path, data):
 def _read_tensors(path, name):
     wanted = read_state(path)["sha256"].get(name)
     file = path / f"{name}.safetensors"
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
+    data = _read(file)
     if hashlib.sha256(data).hexdigest() != wanted:
         raise CheckpointError(
             f"{file} is damaged: its {len(data)} bytes do not have the sha256 in state.json."
@@ -238,6 +259,45 @@ def _read_tensors(path, name):
         return safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{file} is damaged: {error}.") from error
+
+
+def _entries(run_dir):
+    """The paths in the folder of checkpoints; none where there is no folder yet."""
+    folder = Path(run_dir) / "checkpoints"
+    try:
+        return list(folder.iterdir())
+    except _ABSENT:
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _exists(path):
+    """Whether it is there; pathlib's own takes some errors for a no."""
+    try:
+        path.stat()
+    except _ABSENT:
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return True
+
+
+def _read(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path, error):
+    """The CheckpointError of a file that an OSError came for."""
+    if isinstance(error, _ABSENT):
+        return CheckpointError(f"{path} cannot be read: {error.strerror}.")
+    return UnreachableError(
+        f"{path} cannot be read now: {error.strerror}. The checkpoint is left as it is; start "
+        "again once the file system gives it."
+    )
 
 
 def _retain(run_dir, config):
@@ -256,12 +316,16 @@ def _retain(run_dir, config):
 
 
 def _first_of_each(checkpoints, period):
-    """Paths of the first checkpoint in each `period` seconds of training."""
+    """Paths of the first checkpoint in each `period` seconds of training, and of the unreadable."""
     firsts: dict[int, str] = {}
+    unknown = set()
     for saved in checkpoints:
         try:
             seconds = read_state(saved.path)["seconds"]
+        except UnreachableError:
+            unknown.add(saved.path)  # it may be a first
         except CheckpointError:
             continue  # a damaged one is kept for being new, if at all
-        firsts.setdefault(int(seconds // period), saved.path)
-    return set(firsts.values())
+        else:
+            firsts.setdefault(int(seconds // period), saved.path)
+    return unknown.union(firsts.values())

@@ -38,7 +38,7 @@ def main(argv=None):
     try:
         for line in describe(options.run, time.time()):
             print(line)
-    except ConfigError as error:
+    except (ConfigError, checkpoint.UnreachableError) as error:
         print(f"model.status: {error}", file=sys.stderr)
         return EXIT_USAGE
     return 0

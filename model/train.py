@@ -8,8 +8,10 @@ asynchronous or synchronous as train.mode says; `python -m model.launch` starts 
 What a start does, in this order:
   1. RUN is complete and holds as many samples as asked for: say so and end.
   2. RUN holds checkpoints: go on from the newest that is whole and of this network and class list,
-     with its counters. What is newer and is not, is set aside as step-N.refused.
-  3. Otherwise: start from random parameters (`train.seed`) and the classes' frequencies.
+     with its counters. What is newer and is not, is set aside as step-N.refused. One that cannot be
+     read now stays where it is, and the start ends with 75.
+  3. RUN holds none but step-N.refused: say so and end with 2, until the user has deleted those.
+  4. Otherwise: start from random parameters (`train.seed`) and the classes' frequencies.
 """
 
 import argparse
@@ -57,7 +59,11 @@ def main(argv=None):
                     cluster.serve(here, options.workdir, config.train, signals)
             else:
                 lead(config, here, options, signals)
-    except (cluster.ClusterError, metadata.UnreachableError) as error:
+    except (
+        cluster.ClusterError,
+        checkpoint.UnreachableError,
+        metadata.UnreachableError,
+    ) as error:
         report(f"model.train: {error}")
         return cluster.EXIT_TRY_AGAIN
     except USERS_ERRORS as error:

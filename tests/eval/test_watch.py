@@ -89,13 +89,32 @@ def test_checkpoints_that_come_while_it_watches_are_evaluated(folder, network, c
 
 def test_a_checkpoint_that_is_deleted_before_it_is_read_is_passed_over(folder, monkeypatch, capsys):
     end_training(folder)
-    seen = checkpoint.list_checkpoints(folder / "run")
-    shutil.rmtree(folder / "run/checkpoints/step-00000020")
-    monkeypatch.setattr(checkpoint, "list_checkpoints", lambda run_dir: seen)
+    evaluate_now = RunEvaluator.evaluate
+
+    def evaluate_too_late(evaluator, candidate):
+        if candidate.step == 20:
+            shutil.rmtree(candidate.path)
+        return evaluate_now(evaluator, candidate)
+
+    monkeypatch.setattr(RunEvaluator, "evaluate", evaluate_too_late)
     assert watch_run(folder)["step"] == 10
     captured = capsys.readouterr()
     assert evaluated_steps(captured.out) == [10]
     assert "step 20 passed over: deleted meanwhile" in captured.err
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_evaluated_by_the_next_start(folder, capsys):
+    end_training(folder)
+    file = folder / "run/checkpoints/step-00000020/ema.safetensors"
+    data = file.read_bytes()
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # nothing is mapped at address 0: EIO, for root too
+    with pytest.raises(checkpoint.UnreachableError, match="Input/output error"):
+        watch_run(folder)
+    file.unlink()
+    file.write_bytes(data)
+    watch_run(folder)
+    assert evaluated_steps(capsys.readouterr().out) == [20, 10]
 
 
 def test_checkpoints_that_are_damaged_or_diverged_are_passed_over(folder, network, capsys):

@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model import checkpoint
 from model import config as config_module
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, UnreachableError
 from pipeline.labels import Vocabulary
 
 CLASSES = Vocabulary(("cat", "dog"), ("Cat", "Dog"))
@@ -160,12 +161,73 @@ def test_a_foreign_folder_is_refused(tmp_path):
     (folder / "state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match="has no seconds, class_list_sha256, sha256"):
         checkpoint.load(folder)
-    with pytest.raises(CheckpointError, match="None of the 1 checkpoints"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint that can be used, and 1 .*000009\.r"):
         _load_newest(tmp_path, _ignore)
 
 
 def test_a_checkpoint_deleted_while_it_is_read_is_an_error_in_words(tmp_path):
     path = _save(tmp_path, 1).path
     shutil.rmtree(path)
-    with pytest.raises(CheckpointError, match="no finished checkpoint"):
+    with pytest.raises(CheckpointError, match=r"step-00000001/state\.json cannot be read: No such"):
         checkpoint.load(path, "ema")
+
+
+def _make_unreadable(path):
+    """Lets reads of a file fail with EIO, for root too: nothing is mapped at address 0."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize("name", ["parameters.safetensors", "config.toml", "state.json"])
+def test_a_checkpoint_that_cannot_be_read_now_is_neither_set_aside_nor_passed_over(tmp_path, name):
+    _save(tmp_path, 1)
+    file = Path(_save(tmp_path, 2).path) / name
+    data = file.read_bytes()
+    _make_unreadable(file)
+    with pytest.raises(UnreachableError, match=rf"{name} cannot be read now: Input/output error"):
+        _load_newest(tmp_path, pytest.fail)
+    assert [c.step for c in checkpoint.list_checkpoints(tmp_path)] == [1, 2]
+    file.unlink()
+    file.write_bytes(data)
+    assert _load_newest(tmp_path, pytest.fail)["step"] == 2
+
+
+def test_a_checkpoint_that_cannot_be_looked_at_now_is_not_left_out(tmp_path):
+    _save(tmp_path, 1)
+    state = Path(_save(tmp_path, 2).path) / "state.json"
+    state.unlink()
+    state.symlink_to(state)  # ELOOP, which pathlib's exists() takes for a no
+    with pytest.raises(UnreachableError, match=r"state\.json cannot be read now"):
+        checkpoint.list_checkpoints(tmp_path)
+
+
+def test_a_directory_in_the_place_of_a_file_is_damage(tmp_path):
+    _save(tmp_path, 1)
+    file = Path(_save(tmp_path, 2).path) / "slots.safetensors"
+    file.unlink()
+    file.mkdir()
+    messages = []
+    assert _load_newest(tmp_path, messages.append)["step"] == 1
+    assert "slots.safetensors cannot be read: Is a directory" in messages[0]
+
+
+def test_one_that_cannot_be_read_now_is_not_deleted_and_hinders_no_other(tmp_path):
+    for step in (10, 70, 80):
+        _save(tmp_path, step, keep_checkpoints=1, keep_hourly=1.0)
+    _make_unreadable(tmp_path / "checkpoints/step-00000010/state.json")
+    for step in (130, 140, 150):
+        _save(tmp_path, step, keep_checkpoints=1, keep_hourly=1.0)
+    kept = [c.step for c in checkpoint.list_checkpoints(tmp_path)]
+    assert kept == [10, 70, 130, 150]
+
+
+def test_a_run_whose_checkpoints_are_all_set_aside_is_not_begun_anew(tmp_path):
+    for step in (1, 2):
+        state = Path(_save(tmp_path, step).path) / "state.json"
+        state.write_text("{")
+    for report in (_ignore, pytest.fail):  # the first start sets them aside, later ones find that
+        with pytest.raises(CheckpointError, match=r"2 that were set aside: .*1\.refused, .*2\.ref"):
+            _load_newest(tmp_path, report)
+    for refused in (tmp_path / "checkpoints").glob("*.refused"):
+        shutil.rmtree(refused)
+    assert _load_newest(tmp_path, pytest.fail) is None

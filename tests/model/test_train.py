@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,44 @@ def test_a_damaged_newest_checkpoint_is_passed_over(shards, tmp_path, capfd):
     assert f"a checkpoint that cannot be used: {newest.path}/parameters.safetensors" in error
     assert "Going on from step 10, 80 images" in error
     assert [saved.step for saved in checkpoint.list_checkpoints(tmp_path)] == [10, 30]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_ends_the_start_and_stays(
+    run, shards, tmp_path, capfd
+):
+    copy = shutil.copytree(run, tmp_path / "run")
+    before = checkpoint.list_checkpoints(copy)
+    file = Path(before[-1].path) / "ema.safetensors"
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # nothing is mapped at address 0: EIO, for root too
+    assert _train(shards, copy, "--set=train.samples=6400") == 75
+    assert f"{file} cannot be read now: Input/output error" in capfd.readouterr().err
+    assert checkpoint.list_checkpoints(copy) == before
+
+
+def test_a_run_with_nothing_but_damaged_checkpoints_is_never_begun_anew(
+    run, shards, tmp_path, capfd
+):
+    copy = shutil.copytree(run, tmp_path / "run")
+    for saved in checkpoint.list_checkpoints(copy):
+        (Path(saved.path) / "ema.safetensors").write_bytes(b"damaged")
+    for _ in range(2):
+        assert _train(shards, copy, "--set=train.samples=6400") == 2
+        assert "step-00000400.refused. To go on" in capfd.readouterr().err
+
+
+def test_a_checkpoint_whose_layers_have_other_names_is_refused_and_stays(
+    run, shards, tmp_path, capfd
+):
+    copy = shutil.copytree(run, tmp_path / "run")
+    state = checkpoint.load(checkpoint.list_checkpoints(copy)[-1].path)
+    for kind in ("parameters", "ema", "mean_square", "momentum"):
+        state[kind]["output/kernel"] = state[kind].pop("predictions/kernel")
+    predictor = predict.Predictor(run)
+    renamed = checkpoint.save(copy, {**state, "step": 401}, predictor.config, predictor.vocabulary)
+    assert _train(shards, copy, "--set=train.samples=6400") == 2
+    assert "step 401 is of another network: 2 of its parameters" in capfd.readouterr().err
+    assert checkpoint.list_checkpoints(copy)[-1] == renamed
 
 
 def test_another_network_is_refused_in_an_old_folder(run, shards, capfd):
