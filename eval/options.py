@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.processes import SILENCE
 from eval.scores import PROBABILITY_OF
+from pipeline import metadata
 
 LATEST = "latest"
 _FLAGS_OF_INPUTS = {  # the flags that not every input has a use for
@@ -145,6 +146,11 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--split is for --data alone: all images of --labels are evaluated")
     if not (options.workdir or options.output):
         parser.error("without --workdir it takes --output, the folder for the report")
+    if metadata.is_remote(options.output or ""):
+        parser.error(
+            f"--output is the path of a folder. Received: {options.output}; eval.beam_job writes "
+            "into object stores"
+        )
     if options.predictions:
         if bool(options.data) == bool(options.labels):
             parser.error("name the images: --data or --labels, one of them")

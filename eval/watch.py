@@ -86,8 +86,9 @@ def _finished(evaluator: RunEvaluator, results: Results) -> set[int]:
 def wait_for_run(workdir: str, timeout: float) -> None:
     """Waits for the run's configuration, which training writes last of its small files.
 
-    Raises NothingNewError after `timeout` seconds.
+    Raises NothingNewError after `timeout` seconds, ConfigError where no run can ever be.
     """
+    run_folder.check_is_local(workdir)
     path = Path(workdir) / "config.toml"
     deadline = time.monotonic() + timeout
     if not path.exists():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model import config as config_module
 from model.config import ConfigError
-from pipeline import labels
+from pipeline import labels, metadata
 
 _COMPLETED = "completed.json"
 _EVENTS = "events.jsonl"
@@ -25,6 +25,16 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class TrainingError(Exception):
     """Training cannot go on, and starting it again as it is would not help."""
+
+
+def check_is_local(run_dir):
+    """ConfigError where this is an address of a store, which would become a folder of that name."""
+    if metadata.is_remote(run_dir):
+        raise ConfigError(
+            f"A run's folder cannot lie in an object store: {run_dir}. Its files are locked and "
+            "appended to. Name a folder of this host, or of a file system that all hosts of the "
+            "cluster share, by its path."
+        )
 
 
 @contextlib.contextmanager
@@ -88,6 +98,7 @@ def write(run_dir, config, vocabulary, class_counts):
 
 def read_config(run_dir):
     """The configuration that the run was trained with."""
+    check_is_local(run_dir)
     path = Path(run_dir) / "config.toml"
     if not path.exists():
         raise ConfigError(f"{run_dir} is no folder of a training run: it has no config.toml.")

@@ -49,6 +49,7 @@ def main(argv=None):
     options = parse(argv)
     try:
         config = config_module.load_preset(options.preset, options.overrides)
+        run_folder.check_is_local(options.workdir)
         here = cluster.Cluster.from_environment(mode=config.train.mode)
         if here and here.role != "chief" and config.train.mode == "synchronous":
             follow(config, here, options)  # a signal ends it at once: the chief has what it has

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from model import config as config_module
-from model import train
+from model import run_folder, train
 from model.launch import local
 from model.telemetry import report
 
@@ -19,6 +19,7 @@ def main(argv=None):
     training = train.parse(train_arguments)
     try:
         config = config_module.load_preset(training.preset, training.overrides)
+        run_folder.check_is_local(training.workdir)
         return local.launch(
             num_tasks=count_tasks(config.train.mode, options.num_workers, options.num_ps),
             max_restarts=options.max_restarts,

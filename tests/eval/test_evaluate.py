@@ -193,6 +193,7 @@ def test_help_needs_no_tensorflow():
         (["--batch_size=0"], "--batch_size must be at least 1"),
         (["--watch", "--checkpoint=10"], "leave --checkpoint out"),
         (["--watch", "--watch_timeout=nan"], "--watch_timeout must be above 0"),
+        (["--output=s3://bucket/eval"], "Received: s3://bucket/eval"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(folder, capsys, flags, message):

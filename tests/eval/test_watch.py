@@ -19,6 +19,7 @@ from eval.evaluator import RunEvaluator
 from eval.results import Results
 from eval.surroundings import Surroundings
 from model import checkpoint
+from model.config import ConfigError
 
 
 def watch_run(folder):
@@ -267,3 +268,8 @@ def test_a_signal_ends_it_without_a_traceback(folder, number):
     _, error = process.communicate(timeout=30)
     assert process.returncode == -number
     assert error == ""
+
+
+def test_a_run_in_an_object_store_is_refused_instead_of_waited_for():
+    with pytest.raises(ConfigError, match="cannot lie in an object store: az://container/run"):
+        watch.wait_for_run("az://container/run", timeout=60)

@@ -119,6 +119,10 @@ def test_a_wrong_configuration_ends_the_cluster_with_code_2(start):
         (["local", "--num_workers=0", "--"], "at least 1"),
         (["local", "--", "--preset=demo"], "--data"),
         (["mars", "--"], "invalid choice: 'mars'"),
+        (
+            ["local", "--", "--preset=demo", "--data=shards", "--workdir=s3://bucket/run"],
+            "cannot lie in an object store: s3://bucket/run",
+        ),
     ],
 )
 def test_wrong_usage_of_the_launcher_is_explained(arguments, message):

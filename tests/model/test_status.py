@@ -116,6 +116,8 @@ def test_a_process_beats_tells_its_end_and_notes_a_predecessor_that_was_killed(r
 def test_a_folder_without_a_run_is_refused_with_code_2(tmp_path, capsys):
     assert status.main([str(tmp_path)]) == 2
     assert "is no folder of a training run" in capsys.readouterr().err
+    assert status.main(["gs://bucket/run"]) == 2
+    assert "cannot lie in an object store: gs://bucket/run" in capsys.readouterr().err
 
 
 def test_status_needs_no_tensorflow(run):

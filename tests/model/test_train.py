@@ -189,6 +189,7 @@ def test_a_run_killed_in_the_middle_goes_on_from_its_checkpoint(shards, tmp_path
         (["--split=test"], "has no split 'test'"),
         (["--set=network.name=resnet"], "There is no network 'resnet'"),
         (["--preset=jtf"], "Did you mean 'jft'"),
+        (["--workdir=s3://bucket/run"], "cannot lie in an object store: s3://bucket/run"),
     ],
 )
 def test_wrong_usage_ends_with_one_message_and_code_2(shards, tmp_path, capfd, arguments, message):
