@@ -53,7 +53,6 @@ _SCALED_DECODE_RATIO = 1.3
 # Measured: bytes of memory a pixel, from the decoder to the resized image.
 _BYTES_A_PIXEL = {"JPEG": 8, "PNG": 10, "GIF": 8, "BMP": 10, "WEBP": 20}
 _BYTES_A_COEFFICIENT = 2  # which a JPEG of several scans keeps all of
-_SMALL_PIXELS = 16_000_000  # below this the scans of a JPEG that is not progressive are not counted
 _STRIP_ROWS = 64  # converted at a time
 _OPAQUE_MODES = ("RGB", "L", "1")
 # What Pillow raises for damaged files, by format and by where the damage is. A Warning: where the
@@ -206,12 +205,8 @@ def _check_limits(data: bytes, source: _Source, target: tuple[int, int], divisor
         raise ImageError("too_many_pixels", f"{size}; limit of a side: {MAX_SIDE}")
     decoded_pixels = num_pixels / divisor**2 if source.jpeg else num_pixels
     num_bytes = _BYTES_A_PIXEL[source.format] * max(decoded_pixels, target[0] * target[1])
-    if source.jpeg and (source.jpeg.is_progressive or num_pixels > _SMALL_PIXELS):
-        num_scans = jpeg.num_scans(data, source.jpeg)
-        if num_scans > jpeg.MAX_SCANS:
-            raise ImageError("corrupt_jpeg", f"{num_scans} scans; limit: {jpeg.MAX_SCANS}")
-        if num_scans > 1:
-            num_bytes += _BYTES_A_COEFFICIENT * len(source.jpeg.component_ids) * num_pixels
+    if source.jpeg and source.jpeg.is_buffered:
+        num_bytes += _BYTES_A_COEFFICIENT * len(source.jpeg.component_ids) * num_pixels
     if num_bytes > MAX_WORKING_BYTES:
         needs = f"decoding takes {num_bytes / 2**20:.0f} MiB"
         raise ImageError(
@@ -220,6 +215,9 @@ def _check_limits(data: bytes, source: _Source, target: tuple[int, int], divisor
 
 
 def _decode_jpeg(data: bytes, header: jpeg.Header, divisor: int) -> jpeg.Decoded:
+    num_scans = jpeg.num_scans(data, header)
+    if num_scans > jpeg.MAX_SCANS:
+        raise ImageError("corrupt_jpeg", f"{num_scans} scans; limit: {jpeg.MAX_SCANS}")
     try:
         return jpeg.decode(data, header, divisor)
     except jpeg.JpegError as error:

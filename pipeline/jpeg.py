@@ -6,6 +6,8 @@ needs. Whether whole scans are missing it does not say; that stands in the scans
 """
 
 import math
+import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +16,18 @@ import simplejpeg
 SIGNATURE = b"\xff\xd8"
 MAX_SCANS = 200  # usual are 1 to 12; each costs a pass over the image, and takes but a few bytes
 
-_START_OF_SCAN = b"\xff\xda"
-_END_OF_IMAGE = b"\xff\xd9"
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_END_MARKER = bytes((0xFF, _END_OF_IMAGE))
+# Neither a stuffed byte of the pixels' bits, nor a restart among them.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HUFFMAN_DCT = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what every decoder reads
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+# Segments that say how long they are, and may hold what looks like a marker. At any other, a
+# decoder ends, or seeks the next marker right behind it.
+_WITH_LENGTH = frozenset(
+    {*_FRAME_MARKERS, *range(0xE0, 0xF0), 0xC4, 0xCC, _START_OF_SCAN, 0xDB, 0xDC, 0xDD, 0xFE}
+)
 _NUM_COEFFICIENTS = 64
 
 
@@ -38,10 +47,7 @@ class Header(NamedTuple):
     component_ids: tuple[int, ...]
     frame_marker: int
     first_scan: int  # where it begins in the file
-
-    @property
-    def is_progressive(self) -> bool:
-        return self.frame_marker in _PROGRESSIVE
+    is_buffered: bool  # whether a decoder keeps all coefficients, for more scans to refine
 
     @property
     def is_common(self) -> bool:
@@ -57,29 +63,34 @@ def read_header(data: bytes) -> Header:
         raise JpegError(str(error)) from error
     frame_marker = 0
     component_ids: tuple[int, ...] = ()
-    position = len(SIGNATURE)
-    while position + 4 <= len(data):
-        position = data.find(b"\xff", position)
-        while position >= 0 and data[position + 1 : position + 2] == b"\xff":  # fill bytes
-            position += 1
-        segment = data[position : position + 4]
-        if position < 0 or len(segment) < 4:
-            break
-        if segment.startswith(_START_OF_SCAN) and component_ids:
-            return Header(width, height, component_ids, frame_marker, position)
-        length = int.from_bytes(segment[2:], "big")
-        if segment[1] in _FRAME_MARKERS:
-            frame_marker = segment[1]
-            component_ids = tuple(data[position + 10 : position + 2 + length : 3])
-        has_length = segment[1] not in (0x00, 0x01, *range(0xD0, 0xD9))
-        position += 2 + (length if has_length else 0)
+    for marker, start in _segments(data, len(SIGNATURE)):
+        if marker == _START_OF_SCAN and component_ids:
+            is_partial = int.from_bytes(data[start + 2 : start + 3]) != len(component_ids)
+            is_buffered = is_partial or frame_marker in _PROGRESSIVE
+            return Header(width, height, component_ids, frame_marker, start - 2, is_buffered)
+        if marker in _FRAME_MARKERS:
+            frame_marker = marker
+            end = start + int.from_bytes(data[start : start + 2])
+            component_ids = tuple(data[start + 8 : end : 3])
     raise JpegError("truncated: no scan follows the header")
 
 
 def num_scans(data: bytes, header: Header) -> int:
-    """How many passes over the image the file consists of."""
-    end = data.find(_END_OF_IMAGE, header.first_scan)
-    return data.count(_START_OF_SCAN, header.first_scan, end if end >= 0 else len(data))
+    """How many passes over the image a decoder makes, at most."""
+    if not header.is_buffered:
+        return 1  # a second scan is an error
+    return sum(marker == _START_OF_SCAN for marker, _ in _segments(data, header.first_scan))
+
+
+def _segments(data: bytes, position: int) -> Iterator[tuple[int, int]]:
+    """(marker, where its segment begins), as a decoder finds them, from a place to the end."""
+    while match := _MARKER.search(data, position):
+        marker, position = match[1][0], match.end()
+        yield marker, position
+        if marker == _END_OF_IMAGE:
+            return
+        if marker in _WITH_LENGTH:
+            position += max(2, int.from_bytes(data[position : position + 2]))
 
 
 class Decoded(NamedTuple):
@@ -97,7 +108,7 @@ def decode(data: bytes, header: Header, divisor: int) -> Decoded:
     except JpegError as error:
         if not error.is_truncated or not _lacks_only_its_end(data, header):
             raise
-    mended = data + _END_OF_IMAGE
+    mended = data + _END_MARKER
     return Decoded(_decode(mended, header, divisor), mended, was_mended=True)
 
 
@@ -116,12 +127,15 @@ def _decode(data: bytes, header: Header, divisor: int) -> np.ndarray:
 
 def _lacks_only_its_end(data: bytes, header: Header) -> bool:
     """Whether every scan has begun, and none has an end; of the last the decoder will know."""
-    if not header.is_common or data.find(_END_OF_IMAGE, header.first_scan) >= 0:
+    if not header.is_common:
         return False
     missing = {component: set(range(_NUM_COEFFICIENTS)) for component in header.component_ids}
-    position = header.first_scan
-    while position >= 0:
-        scan = data[position + 4 : position + 4 + int.from_bytes(data[position + 2 : position + 4])]
+    for marker, start in _segments(data, header.first_scan):
+        if marker == _END_OF_IMAGE:
+            return False
+        if marker != _START_OF_SCAN:
+            continue
+        scan = data[start + 2 : start + int.from_bytes(data[start : start + 2])]
         if len(scan) < 6 or len(scan) < 2 * scan[0] + 4:
             return False
         first, last, approximation = scan[2 * scan[0] + 1 : 2 * scan[0] + 4]
@@ -129,5 +143,4 @@ def _lacks_only_its_end(data: bytes, header: Header) -> bool:
         for component in scan[1 : 2 * scan[0] : 2]:
             if is_last_bit:
                 missing.get(component, set()).difference_update(range(first, last + 1))
-        position = data.find(_START_OF_SCAN, position + 2)
     return not any(missing.values())

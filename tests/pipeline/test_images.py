@@ -11,6 +11,7 @@ from PIL import Image, features
 from workplace import jpeg
 
 from pipeline import images
+from pipeline import jpeg as jpeg_files
 
 
 def opened(data):
@@ -327,11 +328,29 @@ def test_scans_that_are_missing_altogether_are_no_missing_end_marker():
         assert reason(whole_scans) in ("truncated_jpeg", "corrupt_jpeg")
 
 
-def test_a_jpeg_of_hundreds_of_scans_is_refused_before_it_is_decoded():
+@pytest.mark.parametrize(
+    "between", [b"", b"\xff\xfe\0\4\xff\xd9", b"\xff\xfe\0\4\xff\xda", b"\xff\xfe\0\0", b"\xff\xff"]
+)
+def test_scans_are_counted_as_the_decoder_finds_them(between):
+    """A comment may hold what looks like a marker; Pillow writes ten scans."""
     data = jpeg(200, 150, progressive=True)
     last = data.rfind(b"\xff\xda")
-    bomb = data[:last] + data[last:-2] * 300 + data[-2:]
+    with_comment = data[:last] + between + data[last:]
+    assert jpeg_files.num_scans(with_comment, jpeg_files.read_header(with_comment)) == 10
+    assert prepared(with_comment, untouched=True).image == with_comment
+    bomb = with_comment[:-2] + data[last:-2] * 300 + data[-2:]
     assert reason(bomb) == "corrupt_jpeg"
+    with pytest.raises(images.ImageError, match="310 scans; limit: 200"):
+        prepared(bomb)
+
+
+def test_a_missing_end_marker_is_put_back_behind_a_comment_that_holds_one():
+    data = jpeg(200, 150, progressive=True)
+    last = data.rfind(b"\xff\xda")
+    whole = data[:last] + b"\xff\xfe\0\4\xff\xd9" + data[last:]
+    cut = prepared(whole[:-2], untouched=True)
+    assert cut.salvaged
+    assert cut.image == whole
 
 
 def test_inverted_cmyk_and_ycck_are_read_as_pillow_reads_them():
@@ -471,9 +490,24 @@ def huge_scans():
     return huge_jpeg().replace(b"\xff\xda", b"\xff\xda\0\x08\1\1\0\0\x3f\0\xff\xda", 1)
 
 
+def huge_first_scan():
+    """Progressive, and its one scan holds the coefficients that others would refine."""
+    data = huge_jpeg(progressive=1)
+    return data[: data.index(b"\xff\xda") + 14] + b"\xff\xd9"
+
+
 @pytest.mark.parametrize("recipe", [{"shorter_side": 299}, {"untouched": True}])
 @pytest.mark.parametrize(
-    "huge", [huge_png, huge_webp, huge_bmp, huge_gif, huge_scans, lambda: huge_jpeg(progressive=1)]
+    "huge",
+    [
+        huge_png,
+        huge_webp,
+        huge_bmp,
+        huge_gif,
+        huge_scans,
+        lambda: huge_jpeg(progressive=1),
+        huge_first_scan,
+    ],
 )
 def test_what_would_take_too_much_memory_is_refused_before_it_is_decoded(huge, recipe):
     megabytes, outcome = cost(huge(), recipe)
