@@ -23,7 +23,7 @@ _MAX_RATIO = 200
 _FREE_BYTES = 1 << 26  # which any file may reach
 _CHUNK_BYTES = 1 << 20
 
-# What reading damaged data raises; an OSError that has an errno is the disk's.
+# What reading damaged data raises; see storage.raise_if_not_damage.
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
@@ -76,8 +76,7 @@ def _unpack(stream: Any, output: BinaryIO, max_bytes: int) -> str:
         try:
             data = stream.read1(_CHUNK_BYTES)  # read() would lose what comes just before the damage
         except DAMAGE as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's, not the data's
+            storage.raise_if_not_damage(error)
             return f"the compressed data is damaged behind {num_bytes} bytes: {error}"
         if not data:
             return ""

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import fcntl
 import functools
+import gzip
 import io
 import json
 import os
@@ -76,6 +77,17 @@ def open_to_read(path: str) -> BinaryIO:
     if is_local(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path}: not a regular file")
     return _file_systems().open(path, compression_type=_AS_IS)
+
+
+def raise_if_not_damage(error: Exception) -> None:
+    """Raises what reading a file has raised, unless the file's bytes are to blame.
+
+    Of those, libraries raise errors of their own, or bare OSErrors; a disk's fault has an errno,
+    and a network's or a store's is of a class of its own: the next attempt may read on.
+    """
+    is_bare = type(error) in (OSError, gzip.BadGzipFile)
+    if isinstance(error, OSError) and not (is_bare and error.errno is None):
+        raise error
 
 
 def read_bytes(path: str) -> bytes:

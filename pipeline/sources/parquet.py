@@ -99,7 +99,7 @@ class _RowGroup:
             for batch in found:
                 yield {name: _storage(batch.column(name)) for name in self._names}
         except _DAMAGE as error:
-            _raise_if_not_damage(error)
+            storage.raise_if_not_damage(error)
             self._damage = str(error)
 
     def lost_row(self, part: Part, number: int) -> BadRow:
@@ -201,7 +201,7 @@ def _names(path: str, opened: pq.ParquetFile) -> list[str]:
     try:
         return opened.schema_arrow.names
     except _DAMAGE as error:
-        _raise_if_not_damage(error)
+        storage.raise_if_not_damage(error)
         raise SourceError(f"{path}: a damaged Parquet file: {error}") from error
 
 
@@ -212,15 +212,9 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
         try:
             opened = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
         except _DAMAGE as error:
-            _raise_if_not_damage(error)
+            storage.raise_if_not_damage(error)
             raise SourceError(f"{path}: no Parquet file, or a damaged one: {error}") from error
         yield opened
 
 
 _DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
-
-
-def _raise_if_not_damage(error: Exception) -> None:
-    """What Arrow says of a file is a bare OSError; a disk's or a network's fault says more."""
-    if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-        raise error

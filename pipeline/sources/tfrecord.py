@@ -159,8 +159,7 @@ def _first_records(stream: BinaryIO) -> Iterator[bytes]:
             if isinstance(found, tfrecord.Record):
                 yield found.data
     except compressed.DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        storage.raise_if_not_damage(error)
 
 
 def _find_features(kinds: dict[str, str], options: SourceOptions) -> Features:

@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline import compressed, fetch, rows, tar
+from pipeline import compressed, fetch, rows, storage, tar
 from pipeline.records import Annotation, BadRow, ImageRow
 from pipeline.sources import cells, globs
 from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
@@ -263,7 +263,6 @@ def _beginning(path: str) -> Iterator[str]:
                 while copy.tell() < _SAMPLED_BYTES and (chunk := stream.read(_CHUNK_BYTES)):
                     copy.write(chunk)
         except compressed.DAMAGE as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
+            storage.raise_if_not_damage(error)
         copy.flush()
         yield copy.name
