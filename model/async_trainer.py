@@ -201,7 +201,8 @@ def errors_in_words():
         _raise_if_started_anew(error)
         raise TrainingError(
             f"A shard is damaged or gone: {_core_of(error)}. `python -m pipeline.verify` names "
-            "what is wrong; the pipeline writes the shard anew."
+            "what is wrong; the pipeline writes the shard anew. What a process read in "
+            "input.cache_dir, the next start checks and fetches anew."
         ) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         raise ClusterError(

@@ -7,6 +7,9 @@ inside the process that reads, and goes on with the path of a verified copy.
     CACHE/<sha256>.partial     one that is being fetched, as long as it will be
     CACHE/lock                 held while room is made, and while a partial file becomes a whole one
 
+A copy's sha256 is checked each time that it is asked for: one that a reset of the host left full of
+zeros, or that its disk damaged, is fetched anew. So nothing waits until the disk has a file.
+
 Who fetches a file has it locked; who reads it holds a shared lock, for the last NUM_OPEN shards
 that a process asked for. Locks end with their process, however that ends: what is unlocked may go,
 the least recently used first, and a partial file of nobody is written anew.
@@ -82,7 +85,7 @@ class ShardCache:
             )
 
     def local_path(self, address):
-        """The path of a copy that stays until NUM_OPEN others have been asked for.
+        """The path of a whole copy that stays until NUM_OPEN others have been asked for.
 
         Raises FetchError or CacheError.
         """
@@ -104,13 +107,19 @@ class ShardCache:
             raise FetchError(f"{address} cannot be kept in {self._folder}: {error}") from error
 
     def _shared(self, name):
-        """The copy with a shared lock; None where there is none."""
+        """The copy with a shared lock; None where there is none, or was a damaged one."""
+        path = self._folder / name
         try:
-            file = os.open(self._folder / name, os.O_RDONLY)
+            file = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             return None
         fcntl.flock(file, fcntl.LOCK_SH)
-        if not _is_at(file, self._folder / name):  # evicted just before
+        is_whole = _has_sha256(file, name)
+        with self._alone():
+            is_there = _is_at(file, path)  # or evicted just before
+            if is_there and not is_whole:
+                path.unlink()
+        if not (is_there and is_whole):
             os.close(file)
             return None
         os.utime(file)  # how recently it was used
@@ -275,6 +284,15 @@ def _file_system(address):
     file_system = fsspec.core.url_to_fs(address)[0]
     file_system.invalidate_cache()
     return file_system
+
+
+def _has_sha256(file, wanted):
+    """Whether this is the hash of an open file, all of which can be read."""
+    try:
+        with open(file, "rb", buffering=0, closefd=False) as content:
+            return hashlib.file_digest(content, "sha256").hexdigest() == wanted
+    except OSError:
+        return False
 
 
 def _is_at(file, path):

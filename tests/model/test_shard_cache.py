@@ -66,6 +66,34 @@ def test_a_copy_is_what_the_store_holds_and_is_fetched_once(store, tmp_path):
     assert _names(tmp_path) == {store.name(3)}
 
 
+def _fill_with_zeros(path):
+    """What a reset of the host leaves of a file that was never written to its disk."""
+    path.write_bytes(b"")
+    os.truncate(path, SIZE)
+
+
+def _flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[SIZE // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _lose_a_sector(path):
+    """Reads fail with EIO: nothing is mapped at address 0."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize("damage", [_fill_with_zeros, _flip_a_bit, _lose_a_sector])
+def test_a_copy_that_this_host_damages_is_fetched_anew(store, tmp_path, damage):
+    before, after = (ShardCache(tmp_path, 20 * SIZE, timeout=5) for _ in range(2))
+    path = before.local_path(store.addresses[3])
+    for cache in (before, after):  # a process that has read it, and one that starts
+        damage(Path(path))
+        assert cache.local_path(store.addresses[3]) == path
+        assert Path(path).read_bytes() == store.data[3]
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CacheError, match=r"file/cache cannot be made: .* Set input\.cache_dir\."):
