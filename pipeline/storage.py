@@ -65,8 +65,10 @@ def exists(path: str) -> bool:
 
 
 def size(path: str) -> int | None:
-    """Bytes of the file; None where there is none."""
-    return _file_systems().match([path])[0].metadata_list[0].size_in_bytes if exists(path) else None
+    """Bytes of the file; None where there is none. A path is no pattern, whatever stands in it."""
+    if not exists(path):
+        return None
+    return _file_systems().get_filesystem(path).metadata(path).size_in_bytes
 
 
 def open_to_read(path: str) -> BinaryIO:

@@ -4,7 +4,7 @@ import pickle
 import threading
 
 import pytest
-from apache_beam.io.filesystem import FileMetadata, FileSystem, MatchResult
+from apache_beam.io.filesystem import FileMetadata, FileSystem
 
 from pipeline import fetch, images
 from pipeline.fetch import Fetcher, content_key, reference
@@ -160,16 +160,14 @@ class UnsteadyFileSystem(FileSystem):
     def exists(self, path):
         return os.path.exists(path.removeprefix("unsteady://"))
 
-    def match(self, patterns, limits=None):
-        sizes = [os.path.getsize(path.removeprefix("unsteady://")) for path in patterns]
-        found = [FileMetadata(path, size) for path, size in zip(patterns, sizes, strict=True)]
-        return [MatchResult(pattern, [each]) for pattern, each in zip(patterns, found, strict=True)]
+    def metadata(self, path):
+        return FileMetadata(path, os.path.getsize(path.removeprefix("unsteady://")))
 
     def _unsupported(self, *arguments, **options):
         raise NotImplementedError
 
     has_dirs = join = split = mkdirs = create = copy = rename = delete = _unsupported
-    size = last_updated = checksum = metadata = _list = _unsupported
+    size = last_updated = checksum = match = _list = _unsupported
 
 
 @pytest.fixture
@@ -191,6 +189,15 @@ def test_a_store_gives_files_and_pieces_of_them(stored, monkeypatch):
     assert list(fetcher.fetch_all([("1.jpg", "")] * 99)) == [data] * 99
     assert reason(fetcher.fetch, "absent.jpg") == "not_found"
     assert reason(fetcher.probe, "absent.jpg") == "not_found"
+
+
+@pytest.mark.parametrize("name", ["cat [1].jpg", "what?.jpg", "a*.jpg", "[.jpg", "**/1.jpg"])
+def test_a_name_in_a_store_is_no_pattern(stored, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(UnsteadyFileSystem, "num_failures", 0)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"meant")
+    assert Fetcher(stored).fetch(name) == b"meant"
+    assert Fetcher(stored).probe(name) == content_key(b"meant")
 
 
 @pytest.mark.parametrize("action", ["fetch", "probe"])

@@ -261,6 +261,13 @@ def test_a_compressed_shard_is_unpacked_once_and_referred_to(tmp_path):
     assert len(list((tmp_path / "unpacked").iterdir())) == 1
 
 
+def test_a_compressed_shard_may_have_brackets_in_its_name(tmp_path):
+    plain = write_shard(tmp_path / "0.tar", [("1.jpg", b"image"), ("1.cls", "7")])
+    (tmp_path / "shard [1].tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    (row,) = read(tmp_path, tmp_path / "shard*.tar.gz")
+    assert bytes_at(row.uri) == b"image"
+
+
 def test_shards_are_named_by_globs_ranges_and_commas(tmp_path):
     for name in ("a-00.tar", "a-01.tar", "a-02.tar", "b.tar", "c.tar"):
         write_shard(tmp_path / name, [(f"{name[:-4]}.jpg", b"")])
