@@ -37,7 +37,7 @@ from eval.metrics import Measured
 from eval.ranking import ClassRanking
 from eval.retrieval import floors_of_best, retrieve, truth_of
 from eval.uncut import UncutRanking
-from model import quiet
+from pipeline.cores import num_cores
 
 _BLOCK = 61  # images; 17,000 classes of so many are what the evaluator looks at together
 
@@ -180,7 +180,7 @@ def without_a_cut(scores: np.ndarray, labels: list[np.ndarray]) -> None:
     for start in starts(scores):
         truth = truth_of(labels[start : start + _BLOCK], scores.shape[1])
         ranking.add(scores[start : start + _BLOCK], truth)
-    ranking.result(quiet.num_cores())
+    ranking.result(num_cores())
 
 
 def retrieve_all(

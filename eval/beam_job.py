@@ -25,6 +25,7 @@ from eval.results import Results, opened
 from eval.surroundings import Surroundings
 from model import checkpoint
 from pipeline import metadata, storage
+from pipeline.cores import num_cores
 from pipeline.options import OptionsError, beam_options
 
 EXIT_INTERRUPTED = 130
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace, flags: list[str], results: Results) -> dict
 
     evaluation_set = EvaluationSet.read(options.data, options.split, options.class_weights)
     surroundings = Surroundings.read(options.workdir, None, None, evaluation_set)
-    threads = max(1, (os.cpu_count() or 1) // options.workers) if options.workers > 1 else 0
+    threads = max(1, num_cores() // options.workers) if options.workers > 1 else 0
     inference = BulkInference(
         options.output, options.top, beam_options(flags, options.workers), threads
     )

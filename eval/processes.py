@@ -30,6 +30,7 @@ from eval.scores import Scores
 from eval.tally import Tally
 from model import quiet
 from model.launch.processes import die_with_parent
+from pipeline.cores import num_cores
 
 SILENCE = 300.0  # seconds; the first batch comes after TensorFlow's start
 
@@ -75,7 +76,7 @@ class Processes:
             return part_files.merged(results)
 
     def _start(self, num_workers: int) -> None:
-        threads = max(1, quiet.num_cores() // self._num_processes)
+        threads = max(1, num_cores() // self._num_processes)
         for number in range(len(self._workers), num_workers):
             self._workers.append(_Worker(f"process {number + 1} of {num_workers}", threads))
 

@@ -15,7 +15,7 @@ from eval.influence import Influence
 from eval.metrics import Measured
 from eval.ranking import divide
 from eval.tally import Tally
-from model import quiet
+from pipeline.cores import num_cores
 
 
 def summarize(
@@ -38,7 +38,7 @@ def summarize(
     weights_given = evaluation_set.weights_path is not None
     measured = Measured.of(tally.all, weights)
     result = measured.result
-    uncut = None if tally.uncut is None else tally.uncut.result(quiet.num_cores())
+    uncut = None if tally.uncut is None else tally.uncut.result(num_cores())
     values = metrics.compute(measured, weights, training_counts, weights_given, uncut)
     if tally.verified is not None:
         of_verified = Measured.of(tally.verified, weights)

@@ -22,6 +22,7 @@ import time
 from model import quiet, run_folder
 from model.config import ConfigError
 from model.interruption import Interrupted
+from pipeline.cores import num_cores
 
 EXIT_TRY_AGAIN = 75  # what a ClusterError ends a process with
 
@@ -116,7 +117,7 @@ class Cluster:
         if not self.ps_devices:
             computing += self.addresses["chief"]
         neighbours = sum(_host(address) == host for address in computing)
-        cores = quiet.num_cores()
+        cores = num_cores()
         return max(cores, num_tasks + 1), max(1, cores // max(1, neighbours))
 
     def servers(self):

@@ -12,8 +12,9 @@ Shards of an object store are read through copies on this host: see model.shard_
 import numpy as np
 import tensorflow as tf
 
-from model import augment, losses, quiet, remote_shards, shard_cache
+from model import augment, losses, remote_shards, shard_cache
 from pipeline import metadata, schema
+from pipeline.cores import num_cores
 
 SINGLE_LABEL_RULE = "loss.name=softmax_cross_entropy takes images with exactly one label."
 
@@ -172,7 +173,7 @@ def _parse(record, features):
 
 
 def _decode_threads(settings):
-    return settings.decode_threads or quiet.num_cores()
+    return settings.decode_threads or num_cores()
 
 
 def _options(settings, shard_paths):

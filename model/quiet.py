@@ -40,13 +40,6 @@ def start_tensorflow(inter_op_threads=0, intra_op_threads=0, *, initialize=True)
             os.close(stderr)
 
 
-def num_cores():
-    """Cores that this process may use: fewer than the machine's where it is pinned."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def limit_threads(count):
     """Sets both thread pools of a TensorFlow that starts in this process later."""
     for pool in ("INTRAOP", "INTEROP"):

@@ -18,7 +18,6 @@ import functools
 import json
 import math
 import multiprocessing
-import os
 import pathlib
 import sys
 import time
@@ -30,6 +29,7 @@ import simplejpeg
 from PIL import Image, ImageDraw
 
 from pipeline import labels
+from pipeline.cores import num_cores
 
 SHAPES = (
     "circle", "square", "triangle", "star", "cross",
@@ -366,7 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes (0)")
     parser.add_argument("--workers", type=int, help="processes (one a core)")
     args = parser.parse_args(argv)
-    num_workers = (os.cpu_count() or 1) if args.workers is None else args.workers
+    num_workers = num_cores() if args.workers is None else args.workers
     for flag, value, least in (
         ("num_train", args.num_train, 1),
         ("num_eval", args.num_eval, 1),

@@ -13,7 +13,13 @@ PARTS = ("pipeline", "model", "eval", "beam_runner", "benchmarks", "tests")
 # What a part may import of the others.
 ALLOWED = {
     "pipeline": set(),
-    "model": {"pipeline.schema", "pipeline.labels", "pipeline.metadata", "pipeline.tfrecord"},
+    "model": {
+        "pipeline.schema",
+        "pipeline.labels",
+        "pipeline.metadata",
+        "pipeline.tfrecord",
+        "pipeline.cores",
+    },
     "eval": {
         "model",
         "pipeline.schema",
@@ -28,6 +34,7 @@ ALLOWED = {
         "pipeline.storage",  # its results in object stores
         # ground truth without TensorFlow: shards, and label files as the pipeline reads them
         "pipeline.tfrecord",
+        "pipeline.cores",
         "pipeline.sources",
         "pipeline.rows",
         "pipeline.records",
