@@ -195,7 +195,7 @@ def shuffle(labels: Path) -> dict[str, int]:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from pipeline import job, local_runner, merging, sources
-    from pipeline.options import DEFAULT_RUNNER
+    from pipeline.beam_options import DEFAULT_RUNNER
     from pipeline.recipe import Selection
     from pipeline.sources.source import SourceOptions
 

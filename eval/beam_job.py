@@ -24,9 +24,9 @@ from eval.options import add_checkpoint
 from eval.results import Results, opened
 from eval.surroundings import Surroundings
 from model import checkpoint
-from pipeline import metadata, storage
+from pipeline import beam_options, metadata, storage
+from pipeline.beam_options import OptionsError
 from pipeline.cores import num_cores
-from pipeline.options import OptionsError, beam_options
 
 EXIT_INTERRUPTED = 130
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, flags: list[str], results: Results) -> dict
     surroundings = Surroundings.read(options.workdir, None, None, evaluation_set)
     threads = max(1, num_cores() // options.workers) if options.workers > 1 else 0
     inference = BulkInference(
-        options.output, options.top, beam_options(flags, options.workers), threads
+        options.output, options.top, beam_options.parse(flags, options.workers), threads
     )
     evaluator = RunEvaluator(
         options.workdir,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 
-from pipeline.options import OptionsError
+from pipeline.beam_options import OptionsError
 from pipeline.sharding import ShardError
 
 MESSAGES_THREAD = "wait_until_finish_read"  # Beam's, which reads what a job says

@@ -30,7 +30,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import (
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline import job_service, worker
-from pipeline.options import DEFAULT_RUNNER
+from pipeline.beam_options import DEFAULT_RUNNER
 
 _SECONDS_TO_END = 10.0  # after a worker's death
 _CONNECTION_LOST = "Channel closed prematurely"  # Beam's words

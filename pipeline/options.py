@@ -1,8 +1,8 @@
 """The flags of beam_runner.py, and every check that can be made before anything runs.
 
-Ours are parsed first, into frozen dataclasses; what is left is Beam's, and must be known to Beam.
-They cannot be a PipelineOptions subclass: Beam has a `--labels` of its own, for Dataflow jobs (give
-those as `--label`). Beam is imported only when it is needed, so that `--help` is quick.
+Ours are parsed first, into frozen dataclasses; what is left is Beam's (pipeline.beam_options), and
+must be known to Beam. They cannot be a PipelineOptions subclass: Beam has a `--labels` of its own,
+for Dataflow jobs (give those as `--label`).
 """
 
 import argparse
@@ -13,14 +13,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from pipeline import sources, storage
+from pipeline import beam_options, sources, storage
+from pipeline.beam_options import GOOGLE_CLOUD, OptionsError
 from pipeline.recipe import FASTEVAL, ImageRecipe
 from pipeline.sources.source import SourceOptions
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-DEFAULT_RUNNER = "FnApiRunner"
 DEDUPLICATE = ("content", "checksum", "off")
 _DEFAULTS = {"label_delimiter": "|", "jpeg_quality": 90}
 _IN_COLUMNS = ("manifest", "tfds", "webdataset", "tfrecord")
@@ -39,7 +39,6 @@ _FLAGS_OF_SOURCES = {  # the flags that not every source knows
     "split_column": (*_IN_COLUMNS, "open_images"),
     "label_delimiter": _IN_COLUMNS,
 }
-_GOOGLE_CLOUD = "pip install 'apache-beam[gcp]'"
 _EXAMPLE = """\
 examples:
   python beam_runner.py --source=manifest --labels=train.csv --images=photos --output=dataset \\
@@ -55,10 +54,6 @@ goes on where it was.
 
 exit codes: 0 done, 1 bug, 2 wrong usage or configuration, 3 too many dead letters, 75 try again,
 130 stopped with Ctrl-C"""
-
-
-class OptionsError(ValueError):
-    """A command line that cannot be run; says what is wrong and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,18 +261,11 @@ def parse(argv: Sequence[str]) -> tuple[ShardingOptions, "PipelineOptions"]:
         },
     )  # fmt: skip
     _check_splits(options)
-    found = beam_options(rest, flags["workers"])
-    if _is_elsewhere(found):
+    found = beam_options.parse(rest, flags["workers"])
+    if beam_options.are_elsewhere(found):
         options = _with_absolute_paths(options)
     _check_places(options)
     return options, found
-
-
-def beam_options(flags: list[str], workers: int) -> "PipelineOptions":
-    """Beam's own options, for so many processes of this machine; raises OptionsError."""
-    options = _beam_options(_with_workers(flags, workers))
-    storage.configure(options)
-    return options
 
 
 def _is_given(flag: str, argv: Sequence[str]) -> bool:
@@ -360,56 +348,6 @@ def check_split_name(name: str, what: str) -> None:
         )
 
 
-def _with_workers(flags: list[str], workers: int) -> list[str]:
-    """Beam's own flags for so many local processes."""
-    if workers == 1:
-        return flags
-    taken = [flag for flag in flags if flag.startswith(("--direct_", "--runner"))]
-    if taken:
-        raise OptionsError(f"--workers={workers} is for this machine, without {', '.join(taken)}")
-    return [
-        *flags,
-        "--direct_running_mode=multi_processing",
-        f"--direct_num_workers={workers}",
-    ]
-
-
-def _beam_options(flags: list[str]) -> "PipelineOptions":
-    """Beam's own options, with our default runner; raises OptionsError."""
-    from apache_beam.options import pipeline_options
-    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
-    from apache_beam.runners import create_runner
-
-    _, unknown = _beam_parser().parse_known_args(flags)
-    if unknown:
-        raise OptionsError(f"an argument without a flag: {unknown[0]!r}")
-    options = pipeline_options.PipelineOptions(flags)
-    num_workers = options.view_as(pipeline_options.DirectOptions).direct_num_workers
-    if num_workers < 0:
-        raise OptionsError(f"--direct_num_workers must be at least 0. Received: {num_workers}")
-    standard = options.view_as(pipeline_options.StandardOptions)
-    name = (standard.runner or "DirectRunner").rsplit(".", 1)[-1].lower()  # Beam knows no case
-    if name in ("directrunner", DEFAULT_RUNNER.lower()):  # the first would download a server
-        standard.runner = DEFAULT_RUNNER
-    try:
-        runner = create_runner(standard.runner)
-    except (ValueError, ImportError) as error:
-        raise OptionsError(f"--runner={standard.runner}: {error}") from error
-    problems = PipelineOptionsValidator(options, runner).validate()
-    if name == "dataflowrunner" and not storage.has_file_system("gs://"):
-        problems.append(f"Google Cloud is not installed: {_GOOGLE_CLOUD}.")
-    if problems:
-        raise OptionsError(f"--runner={standard.runner}: {' '.join(problems)}")
-    return options
-
-
-def _is_elsewhere(options: "PipelineOptions") -> bool:
-    """Whether workers may have been started in another folder than this command."""
-    from apache_beam.options.pipeline_options import StandardOptions
-
-    return options.view_as(StandardOptions).runner != DEFAULT_RUNNER
-
-
 def _with_absolute_paths(options: ShardingOptions) -> ShardingOptions:
     def absolute(patterns: str | None) -> str | None:
         """Each of the patterns that is a path of this machine, and no name of a dataset."""
@@ -429,23 +367,9 @@ def _with_absolute_paths(options: ShardingOptions) -> ShardingOptions:
     return dataclasses.replace(options, source=source, output=output)
 
 
-def _beam_parser() -> argparse.ArgumentParser:
-    """The parser of every option that Beam has."""
-    from apache_beam.options import pipeline_options
-
-    class BeamParser(pipeline_options._BeamArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise OptionsError(message)
-
-    arguments = BeamParser(allow_abbrev=False, add_help=False)
-    for view in pipeline_options.PipelineOptions.__subclasses__():
-        view._add_argparse_args(arguments)
-    return arguments
-
-
 def _check_flags(arguments: Sequence[str]) -> None:
     """Raises OptionsError at the first flag that neither we nor Beam know."""
-    known = [*_flags(parser()), *_flags(_beam_parser())]
+    known = [*_flags(parser()), *_flags(beam_options.parser())]
     for argument in arguments:
         name = argument.split("=", 1)[0]
         if name.startswith("--") and name not in known:
@@ -477,7 +401,7 @@ def _check_places(options: ShardingOptions) -> None:
         if path and not storage.has_file_system(path):
             raise OptionsError(
                 f"--{flag}={path}: no file system for this URI is installed "
-                f"(for gs://: {_GOOGLE_CLOUD})"
+                f"(for gs://: {GOOGLE_CLOUD})"
             )
     images = options.source.images
     is_folder = options.source.source == "manifest" and storage.is_local(images)

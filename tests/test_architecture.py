@@ -29,7 +29,7 @@ ALLOWED = {
         "pipeline.page",
         "pipeline.hierarchy",  # subtrees of the report
         "pipeline.local_runner",  # the engines, for bulk inference
-        "pipeline.options",
+        "pipeline.beam_options",
         "pipeline.sharding",
         "pipeline.storage",  # its results in object stores
         # ground truth without TensorFlow: shards, and label files as the pipeline reads them

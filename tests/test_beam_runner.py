@@ -11,7 +11,7 @@ import pytest
 from apache_beam.options.pipeline_options import StandardOptions
 
 import beam_runner
-from pipeline import options
+from pipeline import beam_options, options
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_a_flag_that_is_given_twice_is_refused(good, capsys):
 
 def test_the_name_of_a_runner_has_no_case():
     for name in ("fnapirunner", "FnApiRunner", "directrunner"):
-        found = options._beam_options([f"--runner={name}"])
-        assert found.view_as(StandardOptions).runner == options.DEFAULT_RUNNER
+        found = beam_options.parse([f"--runner={name}"], workers=1)
+        assert found.view_as(StandardOptions).runner == beam_options.DEFAULT_RUNNER
 
 
 def test_file_uris_are_local_paths(good):
