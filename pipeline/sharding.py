@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 from pipeline import metadata, schema, storage, tfrecord
@@ -163,6 +163,17 @@ def being_written(plan: Plan) -> list[str]:
     return sorted({".".join(os.path.basename(p).split(".")[:2]) for p in storage.match(pattern)})
 
 
+class _Rows(NamedTuple):
+    """What a shard is made of."""
+
+    kept: list[Image]  # in their order, with their labels
+    bad: list[BadRow]
+    num_rows: int  # that came in, bad ones included
+    num_images: int  # by id
+    num_duplicates: int  # rows merged into another of the same id
+    num_left_out: int  # images with too few labels
+
+
 class _Counts:
     """What is counted while a shard is written."""
 
@@ -225,38 +236,27 @@ class ShardWriter:
             more: labels for images of the shard, from others of the same content.
             duplicates: images of the shard that are taken out.
         """
-        bad_rows, images = merged(found)
-        selection = self._recipe.selection
-        if selection.is_drawn or not selection.takes_strays:
-            bad_rows = []  # nobody knows whether they would have been drawn, or were for this split
-        images = [image for image in images if self._chooser.takes(image)]
-        rows_and_images: dict[str, Any] = {
-            "num_rows": sum(image.num_rows for image in images) + len(bad_rows),
-            "num_bad_rows": len(bad_rows),
-            "num_images": len(images),
-            "num_duplicates": (
-                sum(image.num_rows - 1 for image in images) if self._plan.counts_duplicates else 0
-            ),
-        }
         taken_out = {duplicate.image_id: duplicate for duplicate in duplicates}
-        labelled = [image for image in images if self._chooser.has_labels(image)]
-        rows_and_images["num_left_out"] = len(images) - len(labelled)
-        kept = _with_more([image for image in labelled if image.image_id not in taken_out], more)
-        rows_and_images["num_other_files"] = sum(len(image.other_uris) for image in kept)
-        fingerprint = self._fingerprint(kept, bad_rows, taken_out)
+        rows = self._sort_out(found, more, taken_out)
+        fingerprint = self._fingerprint(rows, taken_out)
         try:
             earlier = self._earlier_commit(fingerprint)
             if earlier is not None:
                 return earlier
-            counts = self._write(kept, bad_rows)
+            counts = self._write(rows)
             commit = Commit(
                 fingerprint=fingerprint,
                 shard=self._shard,
+                num_rows=rows.num_rows,
+                num_bad_rows=len(rows.bad),
+                num_images=rows.num_images,
+                num_duplicates=rows.num_duplicates,
+                num_other_files=sum(len(image.other_uris) for image in rows.kept),
+                num_left_out=rows.num_left_out,
                 duplicates=(
                     *(taken_out[image_id] for image_id in sorted(taken_out)),
-                    *(Duplicate(uri, i.image_id, "") for i in kept for uri in i.other_uris),
+                    *(Duplicate(uri, i.image_id, "") for i in rows.kept for uri in i.other_uris),
                 ),
-                **rows_and_images,
                 **counts.to_fields(),
             )
             storage.write_text(self._commit_path, commit.to_json())
@@ -264,13 +264,34 @@ class ShardWriter:
             raise ShardError(f"cannot write {self._shard_path}: {error}") from error
         return commit
 
-    def _fingerprint(
-        self, images: list[Image], bad_rows: list[BadRow], taken_out: dict[str, Duplicate]
-    ) -> str:
+    def _sort_out(
+        self,
+        found: Iterable[ImageRow | BadRow],
+        more: Iterable[ImageRow],
+        taken_out: Container[str],
+    ) -> _Rows:
+        """Merges the rows of an image, and finds the images that the shard is made of."""
+        bad, images = merged(found)
+        selection = self._recipe.selection
+        if selection.is_drawn or not selection.takes_strays:
+            bad = []  # nobody knows whether they would have been drawn, or were for this split
+        images = [image for image in images if self._chooser.takes(image)]
+        labelled = [image for image in images if self._chooser.has_labels(image)]
+        num_rows = sum(image.num_rows for image in images)
+        return _Rows(
+            kept=_with_more([image for image in labelled if image.image_id not in taken_out], more),
+            bad=bad,
+            num_rows=num_rows + len(bad),
+            num_images=len(images),
+            num_duplicates=num_rows - len(images) if self._plan.counts_duplicates else 0,
+            num_left_out=len(images) - len(labelled),
+        )
+
+    def _fingerprint(self, rows: _Rows, taken_out: dict[str, Duplicate]) -> str:
         digest = hashlib.sha256(self._plan.fingerprint.encode())
-        for image in images:
+        for image in rows.kept:
             digest.update(json.dumps(image._replace(place="")).encode())
-        for bad_row in bad_rows:
+        for bad_row in rows.bad:
             digest.update(json.dumps(bad_row.text).encode())
         digest.update(json.dumps(sorted(taken_out.values())).encode())
         return digest.hexdigest()
@@ -286,18 +307,18 @@ class ShardWriter:
         is_final = all(letter.reason not in TRANSIENT_REASONS for letter in commit.dead_letters)
         return commit if is_final else None
 
-    def _write(self, images: list[Image], bad_rows: list[BadRow]) -> _Counts:
+    def _write(self, rows: _Rows) -> _Counts:
         counts = _Counts()
-        for row in bad_rows:
+        for row in rows.bad:
             where = self._plan.where(row.place)
             counts.letters.append(dead_letter(BAD_ROW, f"{row.detail}: {row.text}", where))
         verifies = self._plan.verifies_checksums
         fetched = self._fetcher.fetch_all(
-            (image.uri, image.checksum if verifies else "") for image in images if image.uri
+            (image.uri, image.checksum if verifies else "") for image in rows.kept if image.uri
         )
         folder = commits_folder(self._plan.output, self._recipe.split)
         with storage.write_atomically(self._shard_path, folder) as stream:
-            for image in images:
+            for image in rows.kept:
                 data = next(fetched) if image.uri else ImageError(*_NO_URI)
                 labels = self._plan.rules.resolve(image.annotations)
                 counts.num_known_labels += sum(p.source != HIERARCHY for p in labels.positives)
