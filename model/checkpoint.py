@@ -225,9 +225,9 @@ def _write(folder, state, config, vocabulary):
     for name in _TENSOR_FILES:
         data = safetensors.numpy.save(contents[name])
         hashes[name] = hashlib.sha256(data).hexdigest()
-        _write_durably(folder / f"{name}.safetensors", data)
-    _write_durably(folder / "config.toml", config_module.to_toml(config).encode())
-    _write_durably(folder / "classes.tsv", vocabulary.to_tsv().encode())
+        run_folder.write_durably(folder / f"{name}.safetensors", data)
+    run_folder.write_durably(folder / "config.toml", config_module.to_toml(config).encode())
+    run_folder.write_durably(folder / "classes.tsv", vocabulary.to_tsv().encode())
     description = {
         "format_version": FORMAT_VERSION,
         "step": state["step"],
@@ -237,14 +237,7 @@ def _write(folder, state, config, vocabulary):
         "class_list_sha256": run_folder.class_list_hash(vocabulary),
         "sha256": hashes,
     }
-    _write_durably(folder / "state.json", json.dumps(description, indent=2).encode())
-
-
-def _write_durably(path, data):
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    run_folder.write_durably(folder / "state.json", json.dumps(description, indent=2).encode())
 
 
 def _read_tensors(path, name):

@@ -3,10 +3,12 @@
 TensorFlow reads a shard until the first damaged record and then fails, or, told to ignore errors,
 loses the rest of the shard. So the chief mends the shard where training met the damage: its whole
 records are copied to RUN/mended/, which is read instead from then on, and every place that was left
-out is a line of RUN/damaged_records.tsv. A restart begins with what is known there.
+out is a line of RUN/damaged_records.tsv. A restart begins with what is known there of the shards as
+they are now: one that was written anew since, by its sha256, is read itself.
 """
 
 import csv
+import hashlib
 import io
 import os
 import struct
@@ -18,6 +20,7 @@ from pipeline import tfrecord
 
 _HEADER = struct.Struct("<Q")
 _HEADER_BYTES = 12  # length and its checksum
+_COLUMNS = ["shard", "lost", "bytes", "sha256"]  # the last: of the damaged shard
 
 
 class DamagedRecords:
@@ -33,22 +36,23 @@ class DamagedRecords:
         self._folder = Path(run_dir)
         self._lengths = dict(zip(shard_paths, shard_lengths, strict=True))
         self._limit = limit
-        self._lost = {}  # shard -> records lost
-        if self._list.exists():
-            with open(self._list, newline="") as file:
-                for row in csv.DictReader(file, delimiter="\t"):
-                    if row["shard"] in self._lengths and self._mended(row["shard"]).exists():
-                        self._lost[row["shard"]] = int(row["lost"])
+        self._rows = _read_rows(self._list)  # of other splits and data, too
+        self._mended = {}  # shard -> (records lost, path of the copy without them)
+        for shard, (_, lost, _, sha256) in self._rows.items():
+            copy = self._copy(shard, sha256)
+            if shard in self._lengths and copy.exists() and _has_sha256(shard, sha256):
+                self._mended[shard] = int(lost), copy
 
     @property
     def count(self):
         """Records that are left out."""
-        return sum(self._lost.values())
+        return sum(lost for lost, _ in self._mended.values())
 
     def shard_paths(self):
         """The paths to read: a mended copy in the place of each shard that was damaged."""
         return [
-            os.fspath(self._mended(path)) if path in self._lost else path for path in self._lengths
+            os.fspath(self._mended[path][1]) if path in self._mended else path
+            for path in self._lengths
         ]
 
     def mend(self, offset):
@@ -65,10 +69,11 @@ class DamagedRecords:
                 "sound? `python -m pipeline.verify` reads all of them."
             )
         # One that is mended already: two workers met the damage.
-        return [self._mend_shard(path) for path in found if path not in self._lost]
+        return [self._mend_shard(path) for path in found if path not in self._mended]
 
     def _mend_shard(self, path):
-        records, damages = salvage(Path(path).read_bytes())
+        data = Path(path).read_bytes()
+        records, damages = salvage(data)
         lost = max(len(damages), self._lengths[path] - len(records))
         where = f"{path} at byte {', '.join(str(start) for start, _ in damages[:5])}"
         if self.count + lost > self._limit:
@@ -77,26 +82,47 @@ class DamagedRecords:
                 f"input.max_damaged_records is {self._limit}. The pipeline writes the shard anew; "
                 "`python -m pipeline.verify` names all that is damaged."
             )
-        mended = self._mended(path)
-        mended.parent.mkdir(parents=True, exist_ok=True)
-        data = b"".join(tfrecord.frame(record) for record in records)
-        run_folder.replace(mended, lambda temporary: temporary.write_bytes(data))
-        is_new = not self._list.exists()
-        with open(self._list, "a", newline="") as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            if is_new:
-                writer.writerow(["shard", "lost", "bytes"])
-            spans = " ".join(f"{start}-{end}" for start, end in damages)
-            writer.writerow([path, lost, spans])
-        self._lost[path] = lost
+        sha256 = hashlib.sha256(data).hexdigest()
+        copy = self._copy(path, sha256)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        mended = b"".join(tfrecord.frame(record) for record in records)
+        run_folder.replace(copy, lambda temporary: run_folder.write_durably(temporary, mended))
+        spans = " ".join(f"{start}-{end}" for start, end in damages)
+        self._rows[path] = [path, str(lost), spans, sha256]
+        run_folder.replace(self._list, self._write_rows)
+        self._mended[path] = lost, copy
         return f"Left out {lost} damaged of {self._lengths[path]} records of {where}"
+
+    def _write_rows(self, path):
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerows([_COLUMNS, *self._rows.values()])
 
     @property
     def _list(self):
         return self._folder / "damaged_records.tsv"
 
-    def _mended(self, path):
-        return self._folder / "mended" / Path(path).name
+    def _copy(self, path, sha256):
+        return self._folder / "mended" / f"{Path(path).name}.{sha256[:16]}"
+
+
+def _read_rows(path):
+    """{shard: row} of a list; a row that is not whole is as if its record had not been met yet."""
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return {}
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+    return {row[0]: row for row in rows if len(row) == len(_COLUMNS) and row[1].isdecimal()}
+
+
+def _has_sha256(path, wanted):
+    """Whether the file has this hash; one that is gone has none."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == wanted
+    except FileNotFoundError:
+        return False
 
 
 def salvage(data):

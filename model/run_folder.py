@@ -213,3 +213,11 @@ def replace(path, write):
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     write(temporary)
     os.replace(temporary, path)
+
+
+def write_durably(path, data):
+    """Writes bytes that are on the disk when this returns."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

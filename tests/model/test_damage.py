@@ -1,6 +1,8 @@
 """Damaged records are found, left out, counted and, beyond a limit, an error with their place."""
 
+import hashlib
 import io
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -55,7 +57,8 @@ def test_a_mended_copy_stands_in_for_the_shard_and_a_restart_knows_it(tmp_path):
     (said,) = damaged.mend(53)
     assert said == f"Left out 1 damaged of 5 records of {paths[1]} at byte 53"
     assert damaged.mend(53) == []  # the second worker that meets it
-    mended = tmp_path / "run" / "mended" / "two"
+    sha256 = hashlib.sha256(_shard(53)).hexdigest()
+    mended = tmp_path / "run" / "mended" / f"two.{sha256[:16]}"
     assert damaged.shard_paths() == [paths[0], str(mended)]
     assert list(tfrecord.read(io.BytesIO(mended.read_bytes()))) == [
         RECORDS[i] for i in (0, 1, 3, 4)
@@ -64,7 +67,47 @@ def test_a_mended_copy_stands_in_for_the_shard_and_a_restart_knows_it(tmp_path):
     assert again.count == damaged.count == 1
     assert again.shard_paths() == damaged.shard_paths()
     listed = (tmp_path / "run" / "damaged_records.tsv").read_text()
-    assert listed == f"shard\tlost\tbytes\n{paths[1]}\t1\t53-81\n"
+    assert listed == f"shard\tlost\tbytes\tsha256\n{paths[1]}\t1\t53-81\t{sha256}\n"
+
+
+def test_a_shard_that_is_written_anew_is_read_itself_and_counts_nothing(tmp_path):
+    (tmp_path / "run").mkdir()
+    paths, damaged = _damaged(tmp_path, first=_shard(26))
+    damaged.mend(26)
+    damaged.mend(53)
+    Path(paths[1]).write_bytes(_shard())
+    again = DamagedRecords(tmp_path / "run", paths, [5, 5], 3)
+    assert again.shard_paths() == [damaged.shard_paths()[0], paths[1]]
+    assert again.count == 1
+    Path(paths[1]).write_bytes(_shard(110))  # and damaged once more, elsewhere
+    assert again.mend(110) == [f"Left out 1 damaged of 5 records of {paths[1]} at byte 110"]
+    third = DamagedRecords(tmp_path / "run", paths, [5, 5], 3)
+    assert third.shard_paths() == again.shard_paths()
+    assert third.count == 2
+    with open(third.shard_paths()[1], "rb") as file:
+        assert list(tfrecord.read(file)) == RECORDS[:4]
+
+
+def test_a_shard_that_is_gone_is_not_replaced_by_its_mended_copy(tmp_path):
+    (tmp_path / "run").mkdir()
+    paths, damaged = _damaged(tmp_path)
+    damaged.mend(53)
+    Path(paths[1]).unlink()
+    assert DamagedRecords(tmp_path / "run", paths, [5, 5], 3).shard_paths() == paths
+
+
+def test_a_list_that_a_full_disk_cut_off_anywhere_is_read_up_to_there_and_written_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    paths, damaged = _damaged(tmp_path)
+    damaged.mend(53)
+    listed = tmp_path / "run" / "damaged_records.tsv"
+    whole = listed.read_text()
+    for end in range(len(whole) - 1):
+        listed.write_text(whole[:end])
+        again = DamagedRecords(tmp_path / "run", paths, [5, 5], 3)
+        assert (again.count, again.shard_paths()) == (0, paths)
+    again.mend(53)
+    assert listed.read_text() == whole
 
 
 @pytest.mark.parametrize(("position", "offset"), [(53, 53), (53 + 12, 65)])  # in length, record
