@@ -38,8 +38,8 @@ _NAME = re.compile(r"step-(\d{8,})")
 _TENSOR_FILES = ("ema", "parameters", "slots")
 _STATE_KEYS = ("step", "samples", "seconds", "class_list_sha256", "sha256")
 _SLOTS = ("mean_square", "momentum")
-# A file that is not there. Of any other error a whole checkpoint can be to blame as little as a
-# damaged one: EIO, ESTALE, EACCES of a file server that is restarted.
+# What says that a file is not there. All others come for whole checkpoints, too: EIO, ESTALE or
+# EACCES, of a file server that starts again.
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 

@@ -20,7 +20,8 @@ _COMPLETED = "completed.json"
 _EVENTS = "events.jsonl"
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Errors of file systems that may pass: a full disk, a file server that does not answer.
+MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 class TrainingError(Exception):

@@ -69,8 +69,9 @@ def main(argv=None):
         return cluster.EXIT_TRY_AGAIN
     except USERS_ERRORS as error:
         report(f"model.train: {error}")
-        disk_is_full = isinstance(error, OSError) and error.errno in run_folder.DISK_FULL
-        return cluster.EXIT_TRY_AGAIN if disk_is_full else EXIT_USAGE
+        cause = error if isinstance(error, OSError) else error.__cause__
+        may_pass = isinstance(cause, OSError) and cause.errno in run_folder.MAY_PASS
+        return cluster.EXIT_TRY_AGAIN if may_pass else EXIT_USAGE
     except interruption.Interrupted as interrupted:
         return _say_interrupted(interrupted)
     except KeyboardInterrupt:
