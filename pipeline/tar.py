@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from pipeline import compressed, storage
+from pipeline.loss import Loss
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -19,13 +20,18 @@ _BLOCK_BYTES = tarfile.BLOCKSIZE
 _END_BLOCK = bytes(_BLOCK_BYTES)
 _MAX_LONG_HEADER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
+_MAX_PADDING_BYTES = 1 << 20  # zeros behind the end: usual are 10 KB at most
 _LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _PAX_HEADERS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
 
 
 class TarError(ValueError):
-    """An archive that is damaged; says where."""
+    """An archive that is damaged; says where, and what is lost thereby."""
+
+    def __init__(self, message: str, loss: Loss) -> None:
+        super().__init__(message)
+        self.loss = loss
 
 
 class Member(NamedTuple):
@@ -54,7 +60,7 @@ class Archive:
         """Its regular files; raises TarError at its end, or where it is damaged."""
         yield from _members(self._stream)
         if self._damage:
-            raise TarError(self._damage)
+            raise TarError(self._damage, Loss(self._stream.tell(), 0))
 
     def read(self, member: Member) -> bytes:
         self._stream.seek(member.offset)
@@ -77,10 +83,11 @@ def _members(stream: BinaryIO) -> Iterator[Member]:
         elif not has_data:
             size = 0
         if size < 0 or start + size > end:
-            raise TarError(f"cut off at byte {end}, within {header.name!r} of {size} bytes")
+            message = f"cut off at byte {end}, within {header.name!r} of {size} bytes"
+            raise TarError(message, Loss(end, None))
         position = start + -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
         if is_long_header:
-            long_header |= _long_header(stream, header, start)
+            long_header |= _long_header(stream, header, start, end)
             continue
         name = long_header.get("path", header.name).removeprefix("./")
         is_sparse = header.type == tarfile.GNUTYPE_SPARSE or any(
@@ -95,19 +102,29 @@ def _header(stream: BinaryIO, position: int, end: int) -> tarfile.TarInfo | None
     """The header at a place; None at the end of the archive."""
     stream.seek(position)
     block = stream.read(_BLOCK_BYTES)
+    rest = Loss(end, end - position)
     if block == _END_BLOCK:
+        if end - position > _MAX_PADDING_BYTES:
+            raise TarError(f"{end - position} bytes of zeros from byte {position} on", rest)
         while chunk := stream.read(_CHUNK_BYTES):
             if chunk.strip(b"\0"):
-                raise TarError(f"more data behind the end of the archive at byte {position}")
+                raise TarError(f"more data behind the end of the archive at byte {position}", rest)
         return None
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
+        if not position and not block:
+            raise TarError("it is empty", Loss(end, None)) from error
+        if not block:  # whoever wrote it may not have closed it: nothing need be missing
+            message = f"cut off at byte {end}: no end of the archive"
+            raise TarError(message, Loss(end, 0)) from error
+        if len(block) < _BLOCK_BYTES:
+            message = f"cut off at byte {end}, within the header of a member"
+            raise TarError(message, Loss(end, None)) from error
         if not position:
-            raise TarError("it is empty" if not block else "it is no tar archive") from error
-        if not block:
-            raise TarError(f"cut off at byte {end}: no end of the archive") from error
-        raise TarError(f"damaged at byte {position} of {end}: no header of a member") from error
+            raise TarError("it is no tar archive", rest) from error
+        message = f"damaged at byte {position} of {end}: no header of a member"
+        raise TarError(message, rest) from error
 
 
 def _after_sparse_map(stream: BinaryIO, position: int) -> int:
@@ -122,12 +139,12 @@ def _after_sparse_map(stream: BinaryIO, position: int) -> int:
         more = 504
 
 
-def _long_header(stream: BinaryIO, header: tarfile.TarInfo, start: int) -> dict[str, str]:
+def _long_header(stream: BinaryIO, header: tarfile.TarInfo, start: int, end: int) -> dict[str, str]:
     """What an extended header says of the member after it."""
     if header.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
         return {}
     if header.size > _MAX_LONG_HEADER_BYTES:
-        raise TarError(f"a header of {header.size} bytes at byte {start}")
+        raise TarError(f"a header of {header.size} bytes at byte {start}", Loss(end, end - start))
     stream.seek(start)
     data = stream.read(header.size)
     if header.type == tarfile.GNUTYPE_LONGNAME:
@@ -139,7 +156,7 @@ def _long_header(stream: BinaryIO, header: tarfile.TarInfo, start: int) -> dict[
         records[_text(match[2])] = _text(data[match.end() : position + length - 1])
         position += max(length, 1)
     if not re.fullmatch("[0-9]{1,19}", records.get("size", "0")):
-        raise TarError(f"a header without a size at byte {start}")
+        raise TarError(f"a header without a size at byte {start}", Loss(end, end - start))
     return records
 
 

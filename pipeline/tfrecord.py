@@ -7,6 +7,8 @@ from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 
+from pipeline.loss import Loss
+
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH.size + _CRC.size
@@ -30,6 +32,7 @@ class Damage(NamedTuple):
 
     detail: str
     offset: int  # in the file
+    loss: Loss | None = None  # None: of this record alone
 
 
 def _masked_crc(data: bytes) -> bytes:
@@ -57,13 +60,13 @@ def scan(stream: BinaryIO) -> Iterator[Record | Damage]:
     while header := stream.read(_HEADER_BYTES):
         fault = _fault_of_header(header)
         if fault:
-            yield _rest(stream, fault, offset)
+            yield _rest(stream, fault, offset, is_cut=len(header) < _HEADER_BYTES)
             return
         (length,) = _LENGTH.unpack_from(header)
         data = stream.read(length)
         checksum = stream.read(_CRC.size)
         if len(checksum) < _CRC.size:
-            yield _rest(stream, "the file ends inside a record", offset)
+            yield _rest(stream, "the file ends inside a record", offset, is_cut=True)
             return
         data_offset = offset + _HEADER_BYTES
         if _masked_crc(data) == checksum:
@@ -82,6 +85,7 @@ def _fault_of_header(header: bytes) -> str:
     return f"a record of {length} bytes" if length > MAX_RECORD_BYTES else ""
 
 
-def _rest(stream: BinaryIO, fault: str, offset: int) -> Damage:
-    num_bytes = stream.seek(0, io.SEEK_END) - offset
-    return Damage(f"{fault}: {num_bytes} bytes from byte {offset} on are lost", offset)
+def _rest(stream: BinaryIO, fault: str, offset: int, is_cut: bool) -> Damage:
+    end = stream.seek(0, io.SEEK_END)
+    detail = f"{fault}: {end - offset} bytes from byte {offset} on are lost"
+    return Damage(detail, offset, Loss(end, None if is_cut else end - offset))

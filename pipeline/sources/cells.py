@@ -12,7 +12,7 @@ which is also what the dead-letter file has for labels that are not plain.
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.records import CONTROL_CHARACTERS, Annotation, BadRow, ImageRow
@@ -62,6 +62,12 @@ def row_or_bad(read: Callable[[], ImageRow], text: str, place: str) -> ImageRow 
 
 def bad_row(text: str, detail: str, place: str) -> BadRow:
     return BadRow(_printable(text), _printable(detail), place)
+
+
+def lost_rows(name: str, detail: str, file: int, numbers: range) -> Iterator[BadRow]:
+    """A bad row for each row of a file that is lost, so that all of them count."""
+    for number in numbers:
+        yield bad_row(f"{name}:{number}", detail, f"{file}:{number}")
 
 
 def _printable(text: str) -> str:

@@ -11,7 +11,9 @@ import numpy as np
 
 from pipeline import example_proto, fetch, tfrecord
 from pipeline.example_proto import ExampleError, Feature
+from pipeline.loss import Usual
 from pipeline.records import CONTROL_CHARACTERS, Annotation, BadRow, ImageRow
+from pipeline.sources import cells
 
 _MACHINE = "machine"  # its confidence 0 says nothing: people alone verify negatives
 _MAX_VALUES_BYTES = 1 << 20  # of the labels of one image
@@ -53,14 +55,41 @@ class Reader(NamedTuple):
     file: int
     name: str
     split: str
+    num_records: int | None  # that the file should have; None: not known
+    usual: Usual
 
     def rows(self, stream: BinaryIO, damage: str) -> Iterator[ImageRow | BadRow]:
-        """Every record's; `damage` is what is known to be wrong behind the last one."""
+        """Every record's, and a bad row for each that is lost.
+
+        `damage` is what is known to be wrong behind the last one.
+        """
         number = 0
-        for number, found in enumerate(tfrecord.scan(stream), start=1):
+        rest = None
+        for found in tfrecord.scan(stream):
+            if isinstance(found, tfrecord.Damage) and found.loss is not None:
+                rest = found
+                break
+            number += 1
             yield self._row(found, number)
-        if damage:
-            yield self._bad_row(damage, number + 1)
+        yield from self._lost_rows(number, rest, damage)
+
+    def _lost_rows(
+        self, number: int, rest: tfrecord.Damage | None, damage: str
+    ) -> Iterator[BadRow]:
+        """Of what should come behind so many records."""
+        details = [damage] if damage else []
+        count = len(details)
+        if rest is not None and rest.loss is not None:
+            details.insert(0, rest.detail)
+            count = rest.loss.num_rows(self.usual)
+        if self.num_records is not None:
+            missing = self.num_records - number
+            count = max(missing, min(count, 1))
+            details.append(f"it has {number:,} of {self.num_records:,} records")
+        elif rest is not None:
+            details.append(f"lost behind record {number:,}, about: {count:,}")
+        numbers = range(number + 1, number + 1 + count)
+        yield from cells.lost_rows(self.name, "; ".join(details), self.file, numbers)
 
     def _row(self, found: tfrecord.Record | tfrecord.Damage, number: int) -> ImageRow | BadRow:
         if isinstance(found, tfrecord.Damage):

@@ -6,11 +6,13 @@ import hashlib
 import itertools
 import json
 import os
+import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline import compressed, storage
 from pipeline.labels import Vocabulary
+from pipeline.loss import Usual
 from pipeline.rows import Batch, batched
 from pipeline.sources.example_rows import Features, Reader
 from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
@@ -56,11 +58,18 @@ class Dataset:
     def batches(self, part: Part, unpacked_dir: str) -> Iterator[Batch]:
         """The rows of a file, of which one record at a time is in memory."""
         path, damage = compressed.plain(part.path, unpacked_dir)
+        file = self.files[part.file]
+        name = self._names[part.file]
         reader = Reader(
-            self.features, path, part.file, self._names[part.file], self.files[part.file].split
+            self.features, path, part.file, name, file.split, file.num_records, self._usual
         )
         with storage.open_to_read(path) as stream:
             yield from batched(reader.rows(stream, damage))
+
+    @functools.cached_property
+    def _usual(self) -> Usual:
+        sizes = [file.num_bytes for file in self.files]
+        return Usual(sum(sizes) / self.num_records, statistics.median_high(sizes))
 
     @functools.cached_property
     def _names(self) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.records import BadRow, ImageRow
-from pipeline.rows import BATCH_ROWS, Batch
+from pipeline.rows import BATCH_ROWS, Batch, batched
 from pipeline.sources import cells
 from pipeline.sources.columnar import Table, to_batch
 from pipeline.sources.columns import Columns, find_columns
@@ -27,7 +27,6 @@ _PART_BYTES = 256 << 20  # of the columns, as encoded
 _BATCH_BYTES = 32 << 20
 _BLOCK_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 20  # of a column while it is read: row groups are never whole in memory
-_MAX_LOST_ROWS = 1_000_000  # of a damaged row group; its own count may be damaged too
 _ID = "\0id"  # the table's key for ids that are made up
 
 
@@ -42,8 +41,14 @@ def survey(path: str, file: int, options: SourceOptions) -> Survey:
         if options.long_form and _bytes_type(opened.schema_arrow.field(columns.image).type):
             raise SourceError(f"{path}: --long_form needs paths, not images, in {columns.image!r}")
         sizes = [opened.metadata.row_group(group) for group in range(opened.num_row_groups)]
+        counts = [size.num_rows for size in sizes]
+        if min(counts, default=0) < 0 or sum(counts) != opened.metadata.num_rows:
+            raise SourceError(
+                f"{path}: a damaged Parquet file: {opened.metadata.num_rows} rows, and in its row "
+                f"groups {sum(counts)}"
+            )
         parts = list(_parts(path, file, [(size.num_rows, size.total_byte_size) for size in sizes]))
-    return Survey(digest.hexdigest(), sum(size.num_rows for size in sizes), parts)
+    return Survey(digest.hexdigest(), sum(counts), parts)
 
 
 def _parts(path: str, file: int, groups: list[tuple[int, int]]) -> Iterator[Part]:
@@ -74,10 +79,10 @@ def batches(part: Part, options: SourceOptions, unpacked_dir: str) -> Iterator[B
             for table in tables:
                 yield _batch(table, read_as, options.label_delimiter, part.file, first + done)
                 done += len(table[columns.image])
-            lost = range(first + done, first + group.num_rows)[:_MAX_LOST_ROWS]
-            for start in range(0, len(lost), BATCH_ROWS):
-                numbers = lost[start : start + BATCH_ROWS]
-                yield Batch.of([group.lost_row(part, number) for number in numbers])
+            lost = range(first + done, first + group.num_rows)
+            yield from batched(
+                cells.lost_rows(posixpath.basename(part.path), group.damage, part.file, lost)
+            )
             first += group.num_rows
 
 
@@ -89,7 +94,7 @@ class _RowGroup:
         self._index = index
         self._names = names
         self.num_rows = opened.metadata.row_group(index).num_rows
-        self._damage = "it has fewer rows than it says"
+        self.damage = f"row group {index} has fewer rows than it says"
 
     def tables(self) -> Iterator[Table]:
         try:
@@ -100,11 +105,7 @@ class _RowGroup:
                 yield {name: _storage(batch.column(name)) for name in self._names}
         except _DAMAGE as error:
             storage.raise_if_not_damage(error)
-            self._damage = str(error)
-
-    def lost_row(self, part: Part, number: int) -> BadRow:
-        detail = f"row group {self._index} cannot be read: {self._damage}"
-        return cells.bad_row(f"{part.path}:{number}", detail, f"{part.file}:{number}")
+            self.damage = f"row group {self._index} cannot be read: {error}"
 
     def _batch_rows(self) -> int:
         """So many that a batch's cells stay in memory, also where they are images."""

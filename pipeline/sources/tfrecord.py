@@ -141,7 +141,7 @@ def _any_dataset(options: SourceOptions) -> Dataset:
     else:
         features = _find_features(kinds, options)
     total_bytes = sum(file.num_bytes for file in files)
-    num_records = round(total_bytes * num_sampled / num_bytes)
+    num_records = max(1, round(total_bytes * num_sampled / num_bytes))
     return Dataset(files, features, num_records, vocabulary)
 
 

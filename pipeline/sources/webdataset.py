@@ -22,11 +22,13 @@ import hashlib
 import itertools
 import json
 import posixpath
+import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline import compressed, fetch, rows, storage, tar
+from pipeline.loss import Usual
 from pipeline.records import Annotation, BadRow, ImageRow
 from pipeline.sources import cells, globs
 from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
@@ -53,6 +55,7 @@ class WebDataset:
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
+        self._usual = Usual(_SAMPLE_BYTES, 0)
 
     def inventory(self) -> Inventory:
         sizes = globs.sizes(self._options.images, "images")
@@ -69,6 +72,7 @@ class WebDataset:
             [options.rotation_column, options.split_column, options.label_delimiter],
         ])  # fmt: skip
         sample_bytes = _Survey(options).sample_bytes(list(sizes))
+        self._usual = Usual(sample_bytes, statistics.median_high(sizes.values()))
         num_samples = max(len(sizes), round(sum(sizes.values()) / sample_bytes))
         return Inventory(
             files=tuple(sizes),
@@ -86,7 +90,6 @@ class WebDataset:
 
     def _rows(self, part: Part, unpacked_dir: str) -> Iterator[ImageRow | BadRow]:
         number = 0
-        key = part.path
         try:
             with tar.Archive(part.path, unpacked_dir) as archive:
                 for number, (key, members) in enumerate(_samples(archive), start=1):
@@ -94,8 +97,12 @@ class WebDataset:
                     read = functools.partial(self._row, archive, key, members, place)
                     yield cells.row_or_bad(read, key, place)
         except tar.TarError as error:
-            detail = f"what comes after this sample cannot be read: {error}"
-            yield cells.bad_row(key, detail, f"{part.file}:{number + 1}")
+            count = error.loss.num_rows(self._usual)
+            detail = f"{error}; lost behind sample {number:,}, about: {count:,}"
+            name = posixpath.basename(part.path)
+            yield from cells.lost_rows(
+                name, detail, part.file, range(number + 1, number + 1 + count)
+            )
 
     def _row(self, archive: tar.Archive, key: str, members: _Members, place: str) -> ImageRow:
         options = self._options

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -41,6 +42,27 @@ def test_every_row_ends_in_a_shard_with_its_labels(workplace, capsys):
     assert split.class_counts.tolist() == [20, 10, 10, 10]
     assert metadata.load_vocabulary(workplace.output).names[1] == "The cat"
     assert not list(workplace.output.rglob("*.tmp"))
+
+
+def test_shards_that_were_half_written_end_in_more_losses_than_are_allowed(workplace, capsys):
+    for shard in range(4):
+        path = workplace.images / f"{shard}.tar"
+        with tarfile.open(path, "w") as archive:
+            for index in range(10):
+                for name, data in (("jpg", jpeg(seed=index)), ("cls", b"cat")):
+                    info = tarfile.TarInfo(f"{shard}-{index}.{name}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+        length = archive.offset // 2 + 200 if shard % 2 else archive.offset  # without padding
+        path.write_bytes(path.read_bytes()[:length])
+    flags = ("--source=webdataset", f"--images={workplace.images}/*.tar")
+    assert workplace.run(*flags, "--max_failure_rate=0.1", without=("labels",)) == 3
+    assert "bad_row" in capsys.readouterr().err
+    assert not (workplace.output / metadata.completed_file("train")).exists()
+    letters = list(csv.DictReader(io.StringIO(workplace.dead_letters())))
+    assert len(letters) in range(9, 12)
+    assert {letter["reason"] for letter in letters} == {"bad_row"}
+    assert "lost behind sample" in letters[0]["detail"]
 
 
 def test_images_are_brought_down_to_the_shorter_side(workplace):

@@ -206,6 +206,17 @@ def test_each_row_of_a_damaged_row_group_is_a_bad_row(tmp_path):
     assert [row.place for row in found] == [f"0:{number}" for number in range(1, 101)]
 
 
+def test_a_footer_whose_counts_differ_is_an_error(tmp_path):
+    paths = [str(number) for number in range(12_345)]
+    path = write(tmp_path, {"path": paths, "labels": paths}, row_group_size=10_000)
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    count = data.index(b"\xf2\xc0\x01", footer)  # 2 * 12,345, seven bits a byte
+    path.write_bytes(data[:count] + b"\xf4" + data[count + 1 :])
+    with pytest.raises(SourceError, match="12346 rows, and in its row groups 12345"):
+        source(path).inventory()
+
+
 def test_damaged_bytes_anywhere_end_in_bad_rows_or_a_source_error(tmp_path):
     generator = random.Random(1)
     table = {"path": [f"{index}.jpg" for index in range(200)], "labels": [["a", "b"]] * 200}

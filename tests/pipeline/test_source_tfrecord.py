@@ -206,15 +206,16 @@ def test_a_record_with_a_wrong_checksum_is_lost_alone(tmp_path):
     assert image_bytes(third) == b"1"
 
 
-def test_behind_a_wrong_length_the_rest_of_the_file_is_one_bad_row(tmp_path):
+def test_behind_a_wrong_length_the_rest_of_the_file_is_lost(tmp_path):
     record = example(**GOOD)
     frame = 12 + len(record) + 4
     path = write(tmp_path / "x.tfrecord", record, record, record)
     damaged(path, frame + 3)
-    first, second = read(path)
+    first, *lost = read(path)
     assert isinstance(first, ImageRow)
-    rest = f"{2 * frame} bytes from byte {frame} on are lost"
-    assert second.detail == f"the checksum of a record's length is wrong: {rest}"
+    rest = f"{2 * frame} bytes from byte {frame} on are lost; lost behind record 1, about: 2"
+    detail = f"the checksum of a record's length is wrong: {rest}"
+    assert lost == [BadRow(f"x.tfrecord:{n}", detail, f"0:{n}") for n in (2, 3)]
 
 
 @pytest.mark.parametrize("kept", [5, 20])
@@ -336,6 +337,27 @@ def own_dataset(folder):
         if split != "eval":
             (folder / metadata.completed_file(split)).write_text(json.dumps(marker))
     return folder
+
+
+@pytest.mark.parametrize("num_records", [0, 3, 6])
+@pytest.mark.parametrize("num_more_bytes", [0, 5, 40])
+def test_of_a_shard_whose_length_is_known_every_record_that_is_missing_is_a_bad_row(
+    tmp_path, num_records, num_more_bytes
+):
+    folder = own_dataset(tmp_path / "out")
+    path = folder / metadata.shard_file("test", 1, 2)
+    record = tfrecord.frame(
+        schema.encode(schema.Example("x", b"jpeg", (0,), (1.0,), ("",), (), ()))
+    )
+    path.write_bytes((record * 7)[: num_records * len(record) + num_more_bytes])
+    marker = folder / metadata.completed_file("test")
+    lengths = {"shard_lengths": [2, 7], "num_examples": 9}
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | lengths))
+    found = read(folder, source_split="test")[2:]
+    assert [row.place for row in found] == [f"1:{number}" for number in range(1, 8)]
+    kinds = [ImageRow] * num_records + [BadRow] * (7 - num_records)
+    assert [type(row) for row in found] == kinds
+    assert found[-1].detail.endswith(f"it has {num_records} of 7 records")
 
 
 OWN_ANNOTATIONS = (

@@ -236,19 +236,84 @@ def test_labels_without_the_confidence_that_a_flag_names_are_a_bad_row(tmp_path,
     assert unlabelled.annotations == ()
 
 
-def test_of_a_damaged_shard_whole_samples_are_rows_and_the_damage_is_one_bad_row(tmp_path):
-    path = write_shard(
-        tmp_path / "0.tar",
-        [(f"{i}{end}", b"x" * 600) for i in range(3) for end in (".jpg", ".cls")],
+def write_samples(path, count):
+    """Samples of two members of 1,024 bytes each, and two blocks of zeros: 2,048 bytes a sample."""
+    members = [(f"{i}{end}", b"x" * 500) for i in range(count) for end in (".jpg", ".cls")]
+    write_shard(path, members)
+    path.write_bytes(path.read_bytes()[: count * 2048 + 1024])
+    return path
+
+
+def lost(found):
+    """(number of rows that are read, places of those that are lost, what is said of these)."""
+    bad_rows = [row for row in found if isinstance(row, BadRow)]
+    assert found[len(found) - len(bad_rows) :] == bad_rows
+    (detail,) = {row.detail for row in bad_rows}
+    return len(found) - len(bad_rows), [row.place for row in bad_rows], detail
+
+
+def test_of_a_single_shard_that_is_cut_as_much_again_as_there_is_counts_as_lost(tmp_path):
+    path = write_samples(tmp_path / "0.tar", 2000)
+    path.write_bytes(path.read_bytes()[: 200 * 2048 + 600])  # in the bytes of 200.jpg
+    num_read, places, detail = lost(read(tmp_path, path))
+    assert num_read == 199  # 199.cls may not have been the last of its sample
+    assert places == [f"0:{number}" for number in range(200, 400)]
+    assert detail == (
+        "cut off at byte 410200, within '200.jpg' of 500 bytes; lost behind sample 199, about: 200"
     )
-    size = 512 + 1024  # of a member
-    path.write_bytes(path.read_bytes()[: 3 * size + 100])  # in the header of 1.cls
-    found = read(tmp_path, path)
-    assert [(row.place, getattr(row, "text", "")) for row in found] == [("0:1", ""), ("0:2", "0")]
-    assert found[1].detail == (
-        "what comes after this sample cannot be read: damaged at byte 4608 of 4708: "
-        "no header of a member"
+
+
+@pytest.mark.parametrize(("num_bytes", "num_whole"), [(10 * 2048 + 100, 9), (0, 0), (700, 0)])
+def test_a_shard_that_is_cut_is_taken_to_have_been_as_long_as_the_others(
+    tmp_path, num_bytes, num_whole
+):
+    for name in "ab":
+        write_samples(tmp_path / f"{name}.tar", 100)
+    path = write_samples(tmp_path / "c.tar", 100)
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    found = read(tmp_path, f"{tmp_path}/*.tar")
+    num_read, places, _ = lost(found)
+    assert num_read == 200 + num_whole
+    assert abs(len(places) - (100 - num_whole)) <= 1
+    assert len({row.text for row in found[num_read:]}) == len(places)  # which parts them by hash
+
+
+def test_shards_that_are_all_cut_alike_count_as_halved(tmp_path):
+    for name in "abcd":
+        path = write_samples(tmp_path / f"{name}.tar", 100)
+        path.write_bytes(path.read_bytes()[: 50 * 2048 + 700])
+    kinds = [type(row) for row in read(tmp_path, f"{tmp_path}/*.tar")]
+    assert (kinds.count(ImageRow), kinds.count(BadRow)) == (4 * 49, 4 * 50)
+
+
+def test_behind_a_damaged_header_the_rest_of_the_shard_is_lost(tmp_path):
+    path = write_samples(tmp_path / "0.tar", 100)
+    data = bytearray(path.read_bytes())
+    data[60 * 2048] ^= 1
+    path.write_bytes(data)
+    num_read, places, detail = lost(read(tmp_path, path))
+    assert (num_read, len(places)) == (59, 41)  # the 60th may be a part of what is damaged
+    assert detail == (
+        f"damaged at byte {60 * 2048} of {len(data)}: no header of a member; "
+        "lost behind sample 59, about: 41"
     )
+
+
+def test_a_shard_that_is_zeros_from_somewhere_on_was_never_filled(tmp_path):
+    path = write_samples(tmp_path / "0.tar", 2000)
+    data = path.read_bytes()
+    path.write_bytes(data[: 500 * 2048].ljust(len(data), b"\0"))
+    num_read, places, detail = lost(read(tmp_path, path))
+    assert (num_read, len(places)) == (499, 1501)
+    assert detail.startswith(f"{1500 * 2048 + 1024} bytes of zeros from byte {500 * 2048} on")
+
+
+def test_a_shard_that_was_not_closed_may_lack_nothing(tmp_path):
+    path = write_samples(tmp_path / "0.tar", 10)
+    path.write_bytes(path.read_bytes()[: 10 * 2048])
+    num_read, places, detail = lost(read(tmp_path, path))
+    assert (num_read, places) == (9, ["0:10"])
+    assert detail.startswith("cut off at byte 20480: no end of the archive")
 
 
 def test_a_compressed_shard_is_unpacked_once_and_referred_to(tmp_path):
