@@ -98,6 +98,16 @@ def test_what_is_wrong_with_the_inputs_is_said_in_words(folder, capsys):
     assert "Traceback" not in error
 
 
+def test_a_checkpoint_that_cannot_be_read_now_ends_the_job_with_75(folder, capsys):
+    newest = max((folder / "run/checkpoints").iterdir())
+    (newest / "ema.safetensors").unlink()
+    (newest / "ema.safetensors").symlink_to("/proc/self/mem")  # EIO: nothing is at address 0
+    assert beam_job.main(command(folder)) == 75
+    error = capsys.readouterr().err
+    assert "ema.safetensors cannot be read now: Input/output error" in error
+    assert "Traceback" not in error
+
+
 def test_flags_that_nobody_knows_are_refused(folder, capsys):
     assert beam_job.main(command(folder, "--runer=FlinkRunner")) == 2
     assert "--runer" in capsys.readouterr().err
