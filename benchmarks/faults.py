@@ -14,7 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import evaluator_faults, host_faults, network_faults, process_faults, usage
+from benchmarks import (
+    evaluator_faults,
+    host_faults,
+    membership_faults,
+    network_faults,
+    process_faults,
+    usage,
+)
 from benchmarks.fault_rows import HEADER
 
 
@@ -46,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         print(host_faults.damaged_record(shards, folder), flush=True)
         print(host_faults.ended_alone(shards, folder), flush=True)
         for row in evaluator_faults.rows(shards, folder):
+            print(row, flush=True)
+        for row in membership_faults.rows(shards, folder / "members"):
             print(row, flush=True)
         reason = network_faults.why_not()
         for row in [] if reason else network_faults.rows(shards, folder / "network"):

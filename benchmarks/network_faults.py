@@ -5,29 +5,15 @@ bridge lives in a namespace too, so nothing of this machine's own network is tou
 root, and `ip` (Debian: iproute2).
 """
 
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import usage
-from benchmarks.fault_rows import (
-    CLOSURE,
-    TINY,
-    FaultError,
-    Row,
-    newest_step,
-    number_of,
-    read_steps,
-    wait_until,
-)
-from model.cluster import EXIT_TRY_AGAIN
-from model.launch import processes
+from benchmarks.fault_rows import CLOSURE, FaultError, Row
+from benchmarks.hand_made import HandMadeCluster
 
 PORT, OTHER_PORT = 4000, 4001
 HOSTS = {
@@ -56,6 +42,7 @@ class Network:
     """Hosts on a bridge, within a `with` block."""
 
     def __init__(self):
+        self.addresses: dict[str, str] = {}  # host -> address
         self._prefix = f"faults-{os.getpid()}"
         self._hub = f"{self._prefix}-hub"
         self._names: list[str] = []
@@ -74,6 +61,7 @@ class Network:
         """A namespace `host` with one address."""
         name = self._name(host)
         self._add(name)
+        self.addresses[host] = address
         port = f"port{len(self._names)}"
         _ip(
             *("-n", self._hub, "link", "add", port, "type", "veth"),
@@ -104,98 +92,13 @@ class Network:
         self._names.append(name)
 
 
-class HandMadeCluster:
-    """Chief, ps and two workers, started one by one with TF_CONFIG as on machines of their own."""
-
-    def __init__(self, network: Network, shards: Path, run: Path, *more: str):
-        self._network = network
-        self._arguments = [*TINY, f"--data={shards}", f"--workdir={run}", *more]
-        self.run = run
-        self.processes: dict[str, subprocess.Popen] = {}
-        self.logs: dict[str, Path] = {}
-        # Where each process is: (host, port). TF_CONFIG says so to all that start from then on.
-        self.places = {name: (name, PORT) for name in HOSTS if not name.startswith("spare")}
-
-    def address(self, name: str) -> str:
-        host, port = self.places[name]
-        return f"{HOSTS[host]}:{port}"
-
-    def start(self, name: str) -> None:
-        """Starts the process `name` ("worker 1") in its place."""
-        role, index = name.split()
-        roles = ("chief", "ps", "worker")
-        addresses = {r: [self.address(n) for n in self.places if n.startswith(r)] for r in roles}
-        config = {"cluster": addresses, "task": {"type": role, "index": int(index)}}
-        command = [sys.executable, "-m", "model.train", *self._arguments]
-        self.logs[name] = self.run.with_name(f"{self.run.name}-{name.replace(' ', '-')}.log")
-        with open(self.logs[name], "ab") as log:
-            self.processes[name] = processes.start(
-                self._network.command(self.places[name][0], command),
-                stdout=log, stderr=log, cwd=usage.ROOT, start_new_session=True,
-                env={**os.environ, "TF_CONFIG": json.dumps(config)},
-            )  # fmt: skip
-
-    def start_again(self) -> tuple[int, float]:
-        """Ends what is left and starts all, as an operator does; (steps lost, seconds)."""
-        self.close()
-        after, started = len(self.output()), time.monotonic()
-        last, held = read_steps(self.run)[-1], newest_step(self.run)
-        for name in self.places:
-            self.start(name)
-        self.wait_for("Going on from step", after=after)
-        resumed = number_of(re.findall(r"Going on from step ([\d,]+)", self.output())[-1])
-        if resumed != held:
-            raise FaultError(f"a checkpoint held step {held}, not {resumed}:\n{self.explain()}")
-        self.wait_for_steps()
-        return max(0, last - resumed), time.monotonic() - started
-
-    def output(self, name: str = "chief 0") -> str:
-        return self.logs[name].read_text(errors="replace")
-
-    def explain(self) -> str:
-        """The ends of all logs."""
-        return "\n".join(f"{name}: {self.output(name)[-2000:]}" for name in self.logs)
-
-    def wait_for(self, text: str, name: str = "chief 0", after: int = 0) -> None:
-        """Waits until a process has said something, not counting its first `after` characters."""
-        wait_until(lambda: text in self.output(name)[after:], f"{name}: {text}", self.explain)
-
-    def wait_for_steps(self, more: int = 3) -> float:
-        """Waits for progress lines; returns the seconds until the first."""
-        seen, started = len(read_steps(self.run)), time.monotonic()
-        wait_until(lambda: len(read_steps(self.run)) > seen, "a next step", self.explain)
-        seconds = time.monotonic() - started
-        wait_until(lambda: len(read_steps(self.run)) > seen + more, "more steps", self.explain)
-        return seconds
-
-    def end_of(self, name: str) -> int:
-        """Waits until a process ends; returns its exit code."""
-        process = self.processes[name]
-        wait_until(lambda: process.poll() is not None, f"{name} ends", self.explain)
-        return process.returncode
-
-    def end_of_all(self) -> str:
-        """Waits until all have ended by themselves; returns the one exit code of all."""
-        exit_codes = {name: self.end_of(name) for name in self.places}
-        if set(exit_codes.values()) != {EXIT_TRY_AGAIN}:
-            raise FaultError(f"exit codes {exit_codes}:\n{self.explain()}")
-        return str(EXIT_TRY_AGAIN)
-
-    def wait_for_checkpoint(self) -> None:
-        """Waits until another checkpoint is there."""
-        held = newest_step(self.run)
-        wait_until(lambda: newest_step(self.run) > held, "a checkpoint", self.explain)
-
-    def close(self) -> None:
-        processes.stop(list(self.processes.values()))
-
-
 def rows(shards: Path, run: Path) -> Iterator[Row]:
     """Cuts hosts off and moves processes, one after the other, and says what came of it."""
     with Network() as network:
         for host, address in HOSTS.items():
             network.add_host(host, address)
-        cluster = HandMadeCluster(network, shards, run)
+        places = {name: (name, PORT) for name in HOSTS if not name.startswith("spare")}
+        cluster = HandMadeCluster(network, places, shards, run)
         try:
             yield late_start(cluster)
             yield worker_cut(network, cluster)
@@ -215,8 +118,8 @@ def late_start(cluster: HandMadeCluster) -> Row:
     cluster.start("worker 1")
     seconds = cluster.wait_for_steps()
     return Row(
-        "worker, ps: late start",
-        "the chief says whom it waits for, up to `start_timeout`",
+        "worker: late start",
+        "the chief says whom it waits for, up to `gather_timeout` for each more that comes",
         *(0, "0", seconds, "none"),
     )
 

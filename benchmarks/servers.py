@@ -18,6 +18,7 @@ from pathlib import Path
 
 from model import cluster, quiet, train
 from model.launch import local, processes
+from model.telemetry import report
 
 START_TIMEOUT = 120.0  # seconds
 
@@ -55,4 +56,5 @@ def connect():
     """(Cluster, coordinator) of the servers that were started."""
     here = cluster.Cluster.from_environment()
     quiet.start_tensorflow(*here.threads())
-    return here, train.connect(here, START_TIMEOUT, lambda doing: None)
+    here = cluster.gather(here, report, START_TIMEOUT, gather_timeout=START_TIMEOUT)
+    return here, train.connect(here)

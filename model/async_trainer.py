@@ -30,7 +30,8 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
 
     Raises:
         ClusterError: a ps was lost or is about to leave, no step was taken for
-            `train.stall_timeout` seconds, or the disk stayed full at the end.
+            `train.stall_timeout` seconds, workers wait that only a new start can take in, or the
+            disk stayed full at the end.
         Interrupted: by a signal, after a checkpoint.
         TrainingError: the loss is not finite, or the input is damaged.
     """
@@ -69,6 +70,7 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
                 )
             _end_if_asked(signals, events, run_dir, saver.save)
             if now - last_checkpoint > config.train.checkpoint_every and step > first_step:
+                _start_anew_if_more_can_join(executor, saver)
                 saver.start(reads_first=executor.is_here)
                 last_checkpoint = now
             saver.poll()
@@ -152,6 +154,13 @@ def _end_if_asked(signals, events, run_dir, save):
             saved = save()
             run_folder.add_event(run_dir, event["task"], "saved")
             raise ClusterError(f"{event['task']} has to leave; {_what_is_kept(saved)}.")
+
+
+def _start_anew_if_more_can_join(executor, saver):
+    """Saves and raises if workers are there that can take part only when all start again."""
+    reason = executor.why_start_anew()
+    if reason is not None and (saved := saver.save()) is not None:
+        raise ClusterError(f"{reason}; {_what_is_kept(saved)}.")
 
 
 def _what_is_kept(saved):

@@ -45,6 +45,7 @@ class Cluster:
     addresses: dict[str, tuple[str, ...]]  # role -> host:port
     role: str
     index: int
+    absent: frozenset[int] = frozenset()  # numbers of the workers that training goes on without
 
     @classmethod
     def from_environment(cls, environment=os.environ, mode="asynchronous"):
@@ -96,6 +97,20 @@ class Cluster:
     @property
     def num_workers(self):
         return len(self.addresses["worker"])
+
+    @property
+    def present(self):
+        """Numbers of the workers that take part in training."""
+        return tuple(i for i in range(self.num_workers) if i not in self.absent)
+
+    @property
+    def taking_part(self):
+        """role -> addresses, of all but the absent: what TensorFlow is told of the cluster.
+
+        It counts the workers among these: its worker 1 may be TF_CONFIG's, and our, worker 2.
+        """
+        workers = [self.addresses["worker"][i] for i in self.present]
+        return {**{role: list(a) for role, a in self.addresses.items()}, "worker": workers}
 
     @property
     def ps_devices(self):
@@ -229,27 +244,36 @@ class _Chief:
             )
 
 
-def wait_for_servers(cluster, report, timeout, feed=lambda: None):
-    """Returns when every ps and worker answers; ClusterError after `timeout` seconds.
+def gather(cluster, report, timeout, gather_timeout, feed=lambda: None):
+    """The cluster with the workers that answer, once every ps and as many workers as come do.
 
-    A chief that connects while a server is missing blocks for ever and says nothing. `feed` is
-    called all the time.
+    A chief that connects while a server is missing blocks for ever and says nothing. When no other
+    has come for `gather_timeout` seconds, workers that are missing are left out. ClusterError after
+    `timeout` seconds without a ps, or without any worker. `feed` is called all the time.
     """
-    deadline = time.monotonic() + timeout
-    next_report = time.monotonic() + 5.0
+    started = last_came = time.monotonic()
+    next_report = started + 5.0
     missing = cluster.servers()
     while True:
-        missing = silent(missing)
+        before, missing = len(missing), silent(missing)
         feed()
         if not missing:
-            return
+            return cluster
+        now = time.monotonic()
+        if len(missing) < before:
+            last_came = now
         names = ", ".join(f"{name} at {address}" for name, address in missing)
-        if time.monotonic() > deadline:
+        absent = {int(name.split()[1]) for name, _ in missing if name.startswith("worker")}
+        can_begin = len(absent) == len(missing) < cluster.num_workers
+        if now - started > timeout and not can_begin:
             raise ClusterError(
                 f"No answer within {timeout:.0f} s from {names}. Start what is missing, or correct "
                 "the addresses in TF_CONFIG, which must be the same in every process."
             )
-        if time.monotonic() > next_report:
+        if can_begin and now - last_came > min(gather_timeout, timeout):
+            report(f"Training begins without {names}. What comes later joins at a later start.")
+            return dataclasses.replace(cluster, absent=frozenset(absent))
+        if now > next_report:
             report(f"Waiting for {names}")
             next_report += 5.0
         time.sleep(0.2)

@@ -125,6 +125,9 @@ class TrainConfig:
     log_every: float = 10.0  # seconds between progress lines
     # Seconds that chief and servers wait for each other when they start.
     start_timeout: float = 300.0
+    # Seconds that a start waits for the next worker to come when no ps is missing any more; then it
+    # goes on without those that have not.
+    gather_timeout: float = 60.0
     # Seconds of silence after which a worker is replaced, and anything else given up.
     stall_timeout: float = 600.0
     seed: int = 0  # of the initial parameters
@@ -175,6 +178,7 @@ _POSITIVE = (
     "train.keep_checkpoints",
     "train.log_every",
     "train.start_timeout",
+    "train.gather_timeout",
     "train.stall_timeout",
 )
 _BELOW_ONE = (

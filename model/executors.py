@@ -1,8 +1,8 @@
 """What takes the steps of a training: this process, or the workers of a cluster.
 
 Both have `advance`, which takes steps or has them taken, `restart_input`, `workers_alive`,
-`damaged`, the DamagedRecords of the input, and `is_here`: whether the steps are taken inside of
-`advance`.
+`why_start_anew`, `damaged`, the DamagedRecords of the input, and `is_here`: whether the steps are
+taken inside of `advance`.
 """
 
 import time
@@ -32,6 +32,10 @@ class InProcess:
         self._take_steps = take_steps
         self._dataset_fn = dataset_fn
         self.restart_input()
+
+    def why_start_anew(self):
+        """Never: nobody could join."""
+        return
 
     def restart_input(self):
         """Reads the shards from the start, as they are now."""
@@ -63,21 +67,43 @@ class OnCluster:
         self._run_dir = run_dir
         timeout, first_timeout = config.train.stall_timeout, config.train.first_timeout
         self._looked = time.monotonic()
-        self._watch = WorkerWatch([0] * cluster.num_workers, timeout, first_timeout, self._looked)
+        present = cluster.present
+        self._watch = WorkerWatch([0] * len(present), timeout, first_timeout, self._looked)
         self._look_every = min(1.0, timeout / 10)
 
         steps_per_closure = config.train.steps_per_closure
         self._take_steps = take_steps
         self._dataset_fn = dataset_fn
         self._steps_per_closure = steps_per_closure
-        self._queue_steps = 2 * cluster.num_workers * steps_per_closure
+        self._queue_steps = 2 * len(present) * steps_per_closure
         self._steps_seen, self._pause = None, _SHORTEST_PAUSE
         self.restart_input()
 
     def workers_alive(self):
         """(workers that answer, workers in all)."""
-        workers = list(enumerate(self._cluster.addresses["worker"]))
-        return len(workers) - len(silent(workers)), len(workers)
+        num_workers = self._cluster.num_workers
+        return num_workers - len(self._silent_workers()), num_workers
+
+    def why_start_anew(self):
+        """Words if more workers would take part after a start of all than do now; else None.
+
+        TensorFlow connects to a worker that is back only when no other is missing, and never to
+        one that was not there when the chief connected.
+        """
+        absent, missing = self._cluster.absent, self._silent_workers()
+        come = absent - missing
+        if come:
+            return f"{_names(come)} came after the start and can join a new one"
+        gone = missing - absent
+        # Twice: whoever was found once may be replaced soon, a launcher does so.
+        stuck = {self._cluster.present[position] for position in self._watch.found_twice()}
+        if gone and (stuck := stuck - missing):
+            return f"{_names(stuck)} cannot join while {_names(gone)} is gone, but at a new start"
+        return None
+
+    def _silent_workers(self):
+        workers = enumerate(self._cluster.addresses["worker"])
+        return {worker for worker, _ in silent(list(workers))}
 
     def restart_input(self):
         """Lets every worker read the shards from the start, as they are now."""
@@ -114,8 +140,10 @@ class OnCluster:
         if now - self._looked < self._look_every:
             return
         self._looked = now
-        hung, back = self._watch.look([work.steps for work in self._store.work()], now)
-        for worker, seconds, is_first in hung:
+        steps, present = [work.steps for work in self._store.work()], self._cluster.present
+        hung, back = self._watch.look([steps[worker] for worker in present], now)
+        for position, seconds, is_first in hung:
+            worker = present[position]
             run_folder.add_event(self._run_dir, f"worker {worker}", "hung", seconds=round(seconds))
             if is_first:
                 self._scheduled -= self._steps_per_closure  # the ones that it holds
@@ -124,8 +152,12 @@ class OnCluster:
                     f"worker {worker} at {address} has taken no step for {seconds:.0f} s: it hangs "
                     "or cannot be reached. The others go on; it has to be ended and started again."
                 )
-        for worker in back:
-            report(f"worker {worker} is back")
+        for position in back:
+            report(f"worker {present[position]} is back")
+
+
+def _names(workers):
+    return ", ".join(f"worker {worker}" for worker in sorted(workers))
 
 
 def make(config, network, store, split, cluster=None, coordinator=None, group=None, run_dir=None):

@@ -113,13 +113,14 @@ class ParameterStore:
         network: a built Keras model: gives the layout and the initial values.
         ps_devices: TensorFlow device names that share the store. None keeps it in this process,
             where there is no wire and a cast to its types would only lose digits.
-        num_workers: workers that take steps, for the record of each one's time.
+        workers: numbers of those that take steps, for the record of each one's time.
     """
 
-    def __init__(self, config, network, ps_devices=None, num_workers=1):
+    def __init__(self, config, network, ps_devices=None, workers=(0,)):
         self.layout = Layout.of(network)
         self._config = config
         self._pull_dtype = tf.as_dtype(config.train.pull_dtype if ps_devices else "float32")
+        self._workers = workers
         self._push_dtype = tf.as_dtype(config.train.push_dtype if ps_devices else "float32")
         devices = ps_devices or ["/device:CPU:0"]
         self._trainable_order = [v.path for v in network.trainable_variables]
@@ -131,7 +132,8 @@ class ParameterStore:
         self._blocks = [_Block(placement, slots) for placement in place(self.layout, devices)]
         with tf.device(devices[0]):
             self._counters = tf.Variable(tf.zeros([4], tf.float64))
-            self._work = tf.Variable(tf.zeros([num_workers, len(Work._fields)], tf.float64))
+            rows = max(workers) + 1
+            self._work = tf.Variable(tf.zeros([rows, len(Work._fields)], tf.float64))
         initial = {v.path: np.asarray(v) for v in network.weights}
         self.restore({"parameters": initial, "ema": initial, "step": 0, "samples": 0})
 
@@ -205,9 +207,10 @@ class ParameterStore:
 
     def record(self, work):
         """Adds a step's `Work` to that of the worker that takes it: to be looked at, no more."""
-        worker = tf.constant(0)
-        if self._work.shape[0] > 1:
-            worker = tf.distribute.coordinator.experimental_get_current_worker_index()
+        worker = tf.constant(self._workers[0])
+        if len(self._workers) > 1:  # the coordinator counts those alone that take part
+            index = tf.distribute.coordinator.experimental_get_current_worker_index()
+            worker = tf.gather(tf.constant(self._workers), index)
         row = tf.stack([tf.cast(value, tf.float64) for value in work])
         update = tf.IndexedSlices(row[tf.newaxis], tf.reshape(worker, [1]))
         with tf.device(self._work.device):
@@ -226,7 +229,7 @@ class ParameterStore:
         return Progress(int(step), int(samples), loss_sum, _sum_below(step) - pulled_step_sum)
 
     def work(self):
-        """[Work]: what each worker has done since the store was made."""
+        """[Work]: what each worker, by its number, has done since the store was made."""
         return [Work(*row) for row in self._work.numpy().tolist()]
 
     def step_bytes(self):

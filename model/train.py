@@ -153,7 +153,15 @@ def prepare(config, here, vocabulary, split, state=None, feed=_ignore, run_dir=N
     if here and config.train.mode == "synchronous":
         group = join(here, config.train.start_timeout)
     elif here:
-        coordinator = connect(here, config.train.start_timeout, feed)
+        here = cluster.gather(
+            here,
+            report,
+            config.train.start_timeout,
+            config.train.gather_timeout,
+            lambda: feed("waiting for the servers"),
+        )
+        feed("connecting to the servers")
+        coordinator = connect(here)
     feed("placing the parameters")
     network, store = _build(config, here, vocabulary, split, state)
     if group:
@@ -231,12 +239,8 @@ def _open_run(run_dir, config, vocabulary):
     return checkpoint.load_newest(run_dir, config, vocabulary, report)
 
 
-def connect(here, timeout, feed):
-    """Waits for the cluster's servers and returns its coordinator. TensorFlow has started.
-
-    `feed` is told again and again that the servers are waited for, `timeout` seconds at most.
-    """
-    cluster.wait_for_servers(here, report, timeout, lambda: feed("connecting to the servers"))
+def connect(here):
+    """The coordinator of the servers that take part, which all answer. TensorFlow has started."""
     import tensorflow as tf
 
     # The coordinator logs a stack for each worker that dies and each closure that fails. Who has
@@ -244,7 +248,9 @@ def connect(here, timeout, feed):
     tf.get_logger().setLevel(logging.CRITICAL)
     tf.get_logger().propagate = False
 
-    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(here.taking_part), task_type=here.role, task_id=here.index
+    )
     strategy = tf.distribute.ParameterServerStrategy(resolver)
     return tf.distribute.coordinator.ClusterCoordinator(strategy)
 
@@ -273,8 +279,7 @@ def _build(config, here, vocabulary, split, state):
     )
     network = zoo.build(config, len(vocabulary), bias=bias, dtype=config.train.compute_dtype)
     ps_devices = here and here.ps_devices
-    num_workers = here.num_workers if ps_devices else 1
-    store = ParameterStore(config, network, ps_devices, num_workers)
+    store = ParameterStore(config, network, ps_devices, here.present if ps_devices else (0,))
     report(f"{config.network.name}: {network.count_params():,} parameters")
     for line in store.describe():
         report("  " + line)

@@ -97,3 +97,7 @@ class WorkerWatch:
                 self._said[worker] += 1
                 hung.append((worker, self._silent[worker], self._said[worker] == 1))
         return hung, back
+
+    def found_twice(self):
+        """The workers that have been silent for another timeout after they were found to hang."""
+        return [worker for worker, times in enumerate(self._said) if times >= 2]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 
 import pytest
 
@@ -67,8 +68,8 @@ def test_an_unusable_tf_config_is_refused_in_words(environment, message):
 class Server:
     """Answers each connection with `greeting`, as a gRPC server does with its settings."""
 
-    def __init__(self, greeting=SETTINGS):
-        self._socket = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, greeting=SETTINGS, port=0):
+        self._socket = socket.create_server(("127.0.0.1", port))
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
         self._greeting = greeting
         threading.Thread(target=self._serve, daemon=True).start()
@@ -92,15 +93,57 @@ class Server:
                     connection.recv(100)
 
 
-def test_waiting_ends_when_all_answer_and_names_who_does_not():
+def test_a_start_goes_on_without_a_worker_that_is_missing_and_names_it():
     with Server() as one:
         other = Server()
         addresses = [one.address, other.address]
         read = Cluster.from_environment(_environment(ps=addresses[:1], worker=addresses))
-        cluster.wait_for_servers(read, pytest.fail, timeout=5.0)
+        assert cluster.gather(read, pytest.fail, timeout=5.0, gather_timeout=5.0) == read
         other.close()
-        with pytest.raises(ClusterError, match=f"worker 1 at {addresses[1]}"):
-            cluster.wait_for_servers(read, pytest.fail, timeout=0.3)
+        said = []
+        here = cluster.gather(read, said.append, timeout=5.0, gather_timeout=0.3)
+        assert here.present == (0,)
+        assert here.taking_part == {
+            **{"chief": ["127.0.0.1:1"], "ps": addresses[:1]},
+            **{"worker": addresses[:1]},
+        }
+        assert len(said) == 1
+        assert f"without worker 1 at {addresses[1]}" in said[0]
+
+
+def test_a_start_waits_for_every_ps_and_for_one_worker_at_least():
+    with Server() as server:
+        for there, missing in (("ps", "worker 0"), ("worker", "ps 0")):
+            nobody = {"ps": ["127.0.0.1:1"], "worker": ["127.0.0.1:1"]}
+            addresses = {**nobody, there: [server.address]}
+            read = Cluster.from_environment(_environment(index=0, **addresses))
+            with pytest.raises(ClusterError, match=f"from {missing} at 127.0.0.1:1. Start"):
+                cluster.gather(read, pytest.fail, timeout=0.3, gather_timeout=0.1)
+
+
+def test_a_start_waits_for_the_next_worker_as_long_as_others_come():
+    ports = [_free_port() for _ in range(3)]
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(Server())
+
+        def come():
+            due = int((time.monotonic() - started) / 1.2)  # one each 1.2 s, two of the three
+            while 3 - len(ports) < due and len(ports) > 1:
+                stack.enter_context(Server(port=ports.pop(0)))
+
+        read = Cluster.from_environment(
+            _environment(ps=[first.address], worker=[first.address, *addresses])
+        )
+        here = cluster.gather(read, lambda line: None, 30.0, gather_timeout=2.0, feed=come)
+    assert here.present == (0, 1, 2)
+    assert here.absent == {3}
+
+
+def _free_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
 
 
 def test_what_accepts_connections_but_is_no_grpc_server_does_not_answer():

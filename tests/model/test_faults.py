@@ -11,6 +11,7 @@ from benchmarks import (
     evaluator_faults,
     fault_rows,
     host_faults,
+    membership_faults,
     network_faults,
     process_faults,
     soak,
@@ -86,6 +87,11 @@ def test_a_damaged_record_is_left_out_and_training_goes_on(shards, tmp_path):
 
 
 @pytest.mark.timeout(600)
+def test_workers_may_be_missing_at_a_start_and_join_at_another(shards, tmp_path):
+    codes = ["none", "75 (the chief's)", "75 (the chief's)"]
+    assert exit_codes(membership_faults.rows(shards, tmp_path / "run")) == codes
+
+
 def test_what_is_cut_off_the_network_is_found_and_the_others_go_on(shards, tmp_path):
     reason = network_faults.why_not()
     if reason:
