@@ -10,6 +10,8 @@ import time
 import psutil
 import pytest
 
+from benchmarks import end_to_end
+
 TIMEOUT = 400.0  # seconds
 
 
@@ -86,3 +88,33 @@ def test_ctrl_c_leaves_no_process_of_the_demo(tmp_path):
             running.kill()
             running.wait()
     assert "Traceback" not in log_path.read_text()
+
+
+def test_images_of_the_grocery_store_have_their_class_its_coarse_class_and_the_uppermost(tmp_path):
+    store = tmp_path / "dataset"
+    for path in (
+        "train/Fruit/Apple/Pink-Lady/Pink-Lady_001.jpg",
+        "train/Vegetables/Brown-Cap-Mushroom/1.jpg",
+        "test/Fruit/Banana/Banana_001.jpg",
+        "val/Fruit/Banana/Banana_002.jpg",
+    ):
+        (store / path).parent.mkdir(parents=True, exist_ok=True)
+        (store / path).touch()
+    (store / "classes.csv").write_text(
+        "Class Name (str),Class ID (int),Coarse Class Name (str)\n"
+        "Pink-Lady,0,Apple\nBanana,1,Banana\nBrown-Cap-Mushroom,2,Mushroom\n"
+    )
+    end_to_end.write_grocery_manifests(store, tmp_path / "manifests")
+    assert (tmp_path / "manifests/train.csv").read_text().splitlines() == [
+        "image_path,labels",
+        "train/Fruit/Apple/Pink-Lady/Pink-Lady_001.jpg,Apple|Fruit|Pink-Lady",
+        "train/Vegetables/Brown-Cap-Mushroom/1.jpg,Brown-Cap-Mushroom|Mushroom|Vegetables",
+    ]
+    assert (tmp_path / "manifests/eval.csv").read_text().splitlines() == [
+        "image_path,labels",
+        "test/Fruit/Banana/Banana_001.jpg,Banana|Fruit",
+    ]
+    assert (tmp_path / "manifests/classes.tsv").read_text().split() == [
+        *("class", "Apple", "Banana", "Brown-Cap-Mushroom"),
+        *("Fruit", "Mushroom", "Pink-Lady", "Vegetables"),
+    ]
