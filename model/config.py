@@ -128,7 +128,8 @@ class TrainConfig:
     # Seconds that a start waits for the next worker to come when no ps is missing any more; then it
     # goes on without those that have not.
     gather_timeout: float = 60.0
-    # Seconds of silence after which a worker is replaced, and anything else given up.
+    # Seconds of silence after which a worker is replaced, and anything else given up: more than the
+    # slowest worker takes for a step.
     stall_timeout: float = 600.0
     seed: int = 0  # of the initial parameters
 
