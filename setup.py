@@ -46,6 +46,10 @@ TEST = [
     "psutil>=5.9",  # finds the processes that a test has to kill
     "selenium>=4.30",  # drives the browser that the evaluator's page is tested in
     "s3fs",  # a store's real client, for the tests that train from one
+    "apache-beam[aws]==2.77.0",  # s3:// in the pipeline, for the tests of its engines
+    "moto[s3]>=5.2",  # an S3 on loopback for those
+    "flask>=3.1",  # what moto serves it with; its extra `server` brings forty packages more
+    "flask-cors>=6",  # the same
     "hypothesis>=6.170",  # draws the scores and labels that a property must hold for
     "ruff==0.17.6",
     "mypy==2.4.1",

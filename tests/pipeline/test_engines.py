@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 
+import boto3
 import psutil
 import pytest
 from test_resume import FLAGS, add_slow_images, commits
@@ -313,9 +314,6 @@ class Bucket:
 
 @pytest.fixture
 def bucket(tmp_path):
-    boto3 = pytest.importorskip("boto3", reason="needs the extra aws")
-    pytest.importorskip("s3fs", reason="needs the extra aws")
-    pytest.importorskip("moto", reason="needs moto[server]")
     port = free_port()
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
