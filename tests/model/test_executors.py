@@ -1,10 +1,9 @@
 """How the chief sees that a worker hangs. Real workers are in test_launch.py and test_faults.py."""
 
-import types
-
 import pytest
 
 from model import executors, run_folder
+from model.cluster import Cluster
 from model.config import Config, TrainConfig
 from model.parameter_store import Work
 
@@ -56,8 +55,7 @@ def clock(monkeypatch):
 def test_a_worker_hangs_when_a_step_is_too_slow_however_long_its_closure_takes(clock, tmp_path):
     config = Config(train=TrainConfig(stall_timeout=60, start_timeout=60, steps_per_closure=8))
     store = Store()
-    workers = ("localhost:1", "localhost:2")
-    cluster = types.SimpleNamespace(num_workers=2, addresses={"worker": workers})
+    cluster = Cluster({"worker": ("localhost:1", "localhost:2")}, role="chief", index=0)
     executor = executors.OnCluster(
         config, store, cluster, Coordinator(), None, lambda: None, None, tmp_path
     )
