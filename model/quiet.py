@@ -25,8 +25,10 @@ def start_tensorflow(inter_op_threads=0, intra_op_threads=0, *, initialize=True)
             import keras  # noqa: F401
             import tensorflow as tf
 
-            tf.config.threading.set_inter_op_parallelism_threads(inter_op_threads)
-            tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
+            if inter_op_threads:  # a runtime that others have started already takes no size
+                tf.config.threading.set_inter_op_parallelism_threads(inter_op_threads)
+            if intra_op_threads:
+                tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
             if initialize:
                 tf.constant(0)
             else:
