@@ -39,7 +39,8 @@ class Inputs:
     @property
     def unpacked_dir(self) -> str:
         """Where what cannot be read in place is unpacked, for this command alone."""
-        name = _digest([self.inventory.digest, dataclasses.asdict(self.options.splits)])[:16]
+        found = [self.inventory.digest, self.inventory.stamp]
+        name = _digest([found, dataclasses.asdict(self.options.splits)])[:16]
         return storage.join(self.options.output, "commits", "unpacked", name)
 
     @property
@@ -47,7 +48,7 @@ class Inputs:
         """Where the survey of just this is kept: another class list draws other images."""
         chosen = self.options.labels
         asked = {
-            "rows": self.inventory.digest,
+            "rows": [self.inventory.digest, self.inventory.stamp],
             "classes": _classes_digest(self.vocabulary) if self.vocabulary else None,
             "hierarchy": self.hierarchy_digest,
             "rules": [chosen.min_confidence, chosen.trusted_sources, chosen.min_labels],
@@ -99,6 +100,7 @@ class Run:
     plan: Plan
     vocabulary: Vocabulary
     inputs: dict[str, Any]  # what the fingerprint covers besides the recipe
+    stamp: str  # of the input: another one, and its rows are read again
     warnings: tuple[str, ...]
 
 
@@ -283,7 +285,7 @@ class SplitRun:
             draw_rules=inputs.rules(inputs.vocabulary),
             recipe=recipe,
         )
-        return Run(plan, self.vocabulary, identity, warnings)
+        return Run(plan, self.vocabulary, identity, inputs.inventory.stamp, warnings)
 
     def _held_out(self) -> tuple[dict[str, str], tuple[str, ...]]:
         """Evaluation splits with their fingerprints, to be kept out; and what to warn of.

@@ -1,6 +1,6 @@
 """What a run is going to do, and what an earlier run has left in its folder.
 
-OUT/commits/<split>/run.json       inputs, recipe and fingerprint of the run that writes it
+OUT/commits/<split>/run.json       inputs, recipe, fingerprint and stamp of the run that writes it
 OUT/commits/<split>/lock           held by the process that launched it (local folders)
 OUT/commits/<split>/*.json         the shards' commits
 OUT/commits/<split>/*.tmp          what a killed process leaves; swept by the next run
@@ -77,10 +77,11 @@ def _prepare(run: Run, folder: str, overwrite: bool) -> State:
         "fingerprint": plan.fingerprint,
         "inputs": run.inputs,
         "recipe": plan.recipe.to_dict(),
+        "stamp": run.stamp,
     }
     _check_same_run(plan, found, record)
     _check_classes(run, overwrite)
-    is_complete = found is not None and _is_complete(plan)
+    is_complete = found is not None and found.get("stamp", "") == run.stamp and _is_complete(plan)
     if not is_complete:
         publish.withdraw_marker(plan.output, split)
         storage.delete_temporary(folder)

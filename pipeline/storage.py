@@ -12,7 +12,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from pipeline import object_stores
 
@@ -126,13 +126,25 @@ def read_json(path: str) -> dict[str, Any] | None:
 
 def match(pattern: str) -> list[str]:
     """Paths that match a glob pattern, sorted; none where none match."""
-    return sorted(sizes(pattern))
+    return sorted(files(pattern))
+
+
+class File(NamedTuple):
+    """What a listing says of a file."""
+
+    num_bytes: int
+    time_written: float  # seconds since 1970; 0 where the store does not say
+
+
+def files(pattern: str) -> dict[str, File]:
+    """The files that match a glob pattern, by path."""
+    found = _file_systems().match([pattern])[0].metadata_list
+    return {each.path: File(each.size_in_bytes, each.last_updated_in_seconds) for each in found}
 
 
 def sizes(pattern: str) -> dict[str, int]:
     """Bytes of each file that matches a glob pattern, by path."""
-    found = _file_systems().match([pattern])[0].metadata_list
-    return {metadata.path: metadata.size_in_bytes for metadata in found}
+    return {path: file.num_bytes for path, file in files(pattern).items()}
 
 
 def delete(paths: Sequence[str]) -> None:

@@ -15,14 +15,14 @@ from pipeline.labels import Vocabulary
 from pipeline.loss import Usual
 from pipeline.rows import Batch, batched
 from pipeline.sources.example_rows import Features, Reader
-from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
+from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions, stamp_of
 
 
 class RecordFile(NamedTuple):
     """One file of records."""
 
     path: str  # absolute where local
-    num_bytes: int
+    stored: storage.File
     num_records: int | None = None  # None: not known before it is read
     split: str = ""
 
@@ -43,9 +43,8 @@ class Dataset:
             if file.path != file.path.encode(errors="replace").decode():
                 raise SourceError(f"{file.path!r}: the name is not UTF-8: rename the file")
         parts = [Part(index, file.path) for index, file in enumerate(self.files)]
-        sizes = sorted(
-            (name, file.num_bytes) for name, file in zip(self._names, self.files, strict=True)
-        )
+        stored = {name: file.stored for name, file in zip(self._names, self.files, strict=True)}
+        sizes = sorted((name, file.num_bytes) for name, file in stored.items())
         contents = json.dumps([sizes, self.features, self.fingerprint])
         return Inventory(
             files=tuple(file.path for file in self.files),
@@ -53,6 +52,7 @@ class Dataset:
             digest=hashlib.sha256(contents.encode()).hexdigest(),
             num_rows=self.num_records,
             num_images=self.num_records,
+            stamp="" if self.fingerprint else stamp_of(stored),
         )
 
     def batches(self, part: Part, unpacked_dir: str) -> Iterator[Batch]:
@@ -68,7 +68,7 @@ class Dataset:
 
     @functools.cached_property
     def _usual(self) -> Usual:
-        sizes = [file.num_bytes for file in self.files]
+        sizes = [file.stored.num_bytes for file in self.files]
         return Usual(sum(sizes) / self.num_records, statistics.median_high(sizes))
 
     @functools.cached_property
@@ -109,17 +109,17 @@ def shards(folder: str, names: list[str], lengths: list[int], split: str) -> lis
     if storage.is_local(folder):  # rows refer to files from everywhere
         folder = os.path.abspath(folder)
     paths = [storage.join(folder, name) for name in names]
-    sizes: dict[str, int] = {}
+    stored: dict[str, storage.File] = {}
     for parent in {path.rpartition("/")[0] for path in paths}:
-        found = storage.sizes(storage.join(parent, "*"))
-        sizes |= {f"{parent}/{path.rpartition('/')[2]}": size for path, size in found.items()}
-    missing = [path for path in paths if path not in sizes]
+        found = storage.files(storage.join(parent, "*"))
+        stored |= {f"{parent}/{path.rpartition('/')[2]}": file for path, file in found.items()}
+    missing = [path for path in paths if path not in stored]
     if missing:
         raise SourceError(
             f"{len(missing)} of {len(paths)} files of split {split!r} are gone, "
             f"the first is {missing[0]}"
         )
     return [
-        RecordFile(path, sizes[path], length, split)
+        RecordFile(path, stored[path], length, split)
         for path, length in zip(paths, lengths, strict=True)
     ]

@@ -16,19 +16,19 @@ def patterns(text: str) -> list[str]:
     return [one for pattern in stripped if pattern for one in _expanded(pattern)]
 
 
-def sizes(text: str, flag: str) -> dict[str, int]:
-    """Bytes of each file that is meant, by path (absolute where local), sorted by path.
+def files(text: str, flag: str) -> dict[str, storage.File]:
+    """The files that are meant, by path (absolute where local), sorted by path.
 
     Raises SourceError where a pattern matches nothing.
     """
-    found: dict[str, int] = {}
+    found: dict[str, storage.File] = {}
     for pattern in patterns(text):
         pattern = storage.without_file_scheme(pattern)
         if storage.is_local(pattern):
             pattern = os.path.abspath(pattern)
             if os.path.isdir(pattern):
                 raise SourceError(f"--{flag}: {pattern} is a folder: name the files, e.g. by /*")
-        matched = storage.sizes(pattern)
+        matched = storage.files(pattern)
         if not matched:
             raise SourceError(f"--{flag}: no file matches {pattern}")
         found |= matched

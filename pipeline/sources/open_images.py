@@ -22,7 +22,7 @@ from pipeline import fetch, rows, storage, tar
 from pipeline.records import BadRow, ImageRow
 from pipeline.sources import cells, globs, image_info, image_labels, text
 from pipeline.sources.image_labels import LabelFile
-from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
+from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions, stamp_of
 
 _SUBSETS = ("train", "validation", "test")
 _SUBSET = re.compile(rf"(?:^|[^a-z])({'|'.join(_SUBSETS)})(?![a-z])")
@@ -63,22 +63,24 @@ class OpenImages:
                 f"--split_column={options.split_column}: the split column of Open Images is "
                 f"{_SPLIT_COLUMN}"
             )
-        archives = globs.sizes(options.images, "images") if self._layout == _ARCHIVES else {}
-        flags = dict.fromkeys(globs.sizes(options.labels or "", "labels"), "labels")
+        archives = globs.files(options.images, "images") if self._layout == _ARCHIVES else {}
+        flags = dict.fromkeys(globs.files(options.labels or "", "labels"), "labels")
         if options.image_info:
-            flags |= dict.fromkeys(globs.sizes(options.image_info, "image_info"), "image_info")
+            flags |= dict.fromkeys(globs.files(options.image_info, "image_info"), "image_info")
         paths = sorted({*flags, *archives})
         tables = [self._table(paths.index(path), path, flags[path]) for path in flags]
         contents = [f"{table.flag} {table.subset} {table.digest}" for table in tables]
-        contents += [f"{posixpath.basename(path)} {archives[path]}" for path in archives]
+        contents += [f"{posixpath.basename(path)} {archives[path].num_bytes}" for path in archives]
         parts = [part for table in tables for part in table.parts]
         parts += [Part(paths.index(path), path) for path in archives]
+        num_bytes = sum(archive.num_bytes for archive in archives.values())
         return Inventory(
             tuple(paths),
             tuple(parts),
             hashlib.sha256("\n".join([self._layout, *sorted(contents)]).encode()).hexdigest(),
-            sum(table.num_rows for table in tables) + sum(archives.values()) // _ARCHIVED_BYTES,
+            sum(table.num_rows for table in tables) + num_bytes // _ARCHIVED_BYTES,
             _num_images(tables),
+            stamp_of(archives) if archives else "",
         )
 
     def vocabulary(self) -> None:

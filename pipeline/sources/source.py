@@ -7,11 +7,15 @@ no place to refer to (a compressed archive, a column of bytes) is first unpacked
 """
 
 import dataclasses
-from collections.abc import Iterator
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from pipeline.labels import Vocabulary
 from pipeline.rows import Batch
+from pipeline.storage import File
 
 
 class SourceError(ValueError):
@@ -59,6 +63,13 @@ class Inventory:
     digest: str  # hex; the same for the same contents, wherever they lie
     num_rows: int  # lines or records, a close estimate
     num_images: int  # a close estimate where rows are not images
+    stamp: str = ""  # hex; another one when files were written whose rows the digest does not cover
+
+
+def stamp_of(files: Mapping[str, File]) -> str:
+    """Inventory.stamp of files by path: their names and when they were written."""
+    times = sorted((posixpath.basename(path), file.time_written) for path, file in files.items())
+    return hashlib.sha256(json.dumps(times).encode()).hexdigest()
 
 
 class Source(Protocol):

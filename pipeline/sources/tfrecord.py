@@ -115,8 +115,8 @@ def _own_features(vocabulary: Vocabulary | None, options: SourceOptions) -> Feat
 
 def _any_dataset(options: SourceOptions) -> Dataset:
     """The files that globs match."""
-    sizes = globs.sizes(options.images, "images")
-    files = tuple(RecordFile(path, num_bytes) for path, num_bytes in sizes.items())
+    stored = globs.files(options.images, "images")
+    files = tuple(RecordFile(path, file) for path, file in stored.items())
     kinds: dict[str, str] = {}
     num_sampled = num_bytes = 0
     for record in _sample(files):
@@ -140,14 +140,14 @@ def _any_dataset(options: SourceOptions) -> Dataset:
         features = _own_features(vocabulary, options)
     else:
         features = _find_features(kinds, options)
-    total_bytes = sum(file.num_bytes for file in files)
+    total_bytes = sum(file.stored.num_bytes for file in files)
     num_records = max(1, round(total_bytes * num_sampled / num_bytes))
     return Dataset(files, features, num_records, vocabulary)
 
 
 def _sample(files: tuple[RecordFile, ...]) -> Iterator[bytes]:
     """The first records of some of the files."""
-    readable = [file.path for file in files if file.num_bytes]
+    readable = [file.path for file in files if file.stored.num_bytes]
     for path in readable[:: max(1, -(-len(readable) // _SAMPLED_FILES))]:
         with compressed.open_to_read(path) as stream:
             yield from _first_records(stream)

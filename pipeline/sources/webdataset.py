@@ -31,7 +31,7 @@ from pipeline import compressed, fetch, rows, storage, tar
 from pipeline.loss import Usual
 from pipeline.records import Annotation, BadRow, ImageRow
 from pipeline.sources import cells, globs
-from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions
+from pipeline.sources.source import Inventory, Part, SourceError, SourceOptions, stamp_of
 
 LABELS_FIELDS = ("labels", "label", "classes", "class", "cls", "tags")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
@@ -58,8 +58,9 @@ class WebDataset:
         self._usual = Usual(_SAMPLE_BYTES, 0)
 
     def inventory(self) -> Inventory:
-        sizes = globs.sizes(self._options.images, "images")
-        for path in sizes:
+        files = globs.files(self._options.images, "images")
+        sizes = {path: file.num_bytes for path, file in files.items()}
+        for path in files:
             if not path.lower().endswith(tar.SUFFIXES):
                 raise SourceError(
                     f"--images: {path} is no tar archive. Expected: {', '.join(tar.SUFFIXES)}"
@@ -80,6 +81,7 @@ class WebDataset:
             digest=hashlib.sha256(contents.encode("utf-8", "surrogateescape")).hexdigest(),
             num_rows=num_samples,
             num_images=num_samples,
+            stamp=stamp_of(files),
         )
 
     def vocabulary(self) -> None:

@@ -13,6 +13,7 @@ import time
 import psutil
 import pytest
 from PIL import Image
+from test_webdataset import write_shard
 from workplace import Workplace, jpeg
 
 import beam_runner
@@ -199,6 +200,56 @@ def test_a_damaged_record_is_made_anew_or_refused_in_words(finished, capsys, tex
     error = capsys.readouterr().err
     assert "without a record of the run that wrote them" in error
     assert "--overwrite" in error
+
+
+def write_tars(workplace, label):
+    """Two tars of five images each, of a length that does not depend on the label."""
+    for shard in range(2):
+        members = [
+            member
+            for index in range(5)
+            for member in (
+                (f"{shard}{index}.jpg", jpeg(seed=shard * 5 + index)),
+                (f"{shard}{index}.cls", label),
+            )
+        ]
+        write_shard(workplace.images / f"{shard}.tar", members)
+
+
+def test_tars_that_were_written_since_are_read_again_and_their_labels_are_the_new_ones(
+    workplace, capsys
+):
+    def run(split="train"):
+        tars = f"--images={workplace.images}/*.tar"
+        flags = ("--source=webdataset", tars, "--num_shards=2", "--max_failure_rate=0")
+        assert workplace.run(*flags, split=split, without=("labels",)) == 0
+        return capsys.readouterr().out
+
+    def class_counts():
+        return metadata.load_split(workplace.output, "train").class_counts.tolist()
+
+    write_tars(workplace, "dog")
+    sizes = [path.stat().st_size for path in sorted(workplace.images.iterdir())]
+    run()
+    assert "is already complete" in run()
+    assert class_counts() == [0, 0, 10, 0]
+    whole, times = workplace.shards(), shard_times(workplace)
+
+    for path in workplace.images.iterdir():  # copied there again: the rows are the same
+        os.utime(path, (1, 1))
+    assert "is already complete" not in run()
+    assert (workplace.shards(), shard_times(workplace)) == (whole, times)
+    assert "is already complete" in run()
+
+    write_tars(workplace, "plant")
+    assert [path.stat().st_size for path in sorted(workplace.images.iterdir())] == sizes
+    assert "is already complete" not in run()
+    assert class_counts() == [0, 0, 0, 10]
+    assert "is already complete" in run()
+
+
+def shard_times(workplace):
+    return {path: path.stat().st_mtime_ns for path in workplace.output.glob("images-train*")}
 
 
 def test_a_folder_of_images_may_be_spelled_in_several_ways(finished, capsys, monkeypatch):
