@@ -72,7 +72,7 @@ class Cluster:
                     f"TF_CONFIG names no {needed}: a cluster with train.mode={mode} needs at least "
                     f"one of each of {', '.join(roles)}. Received roles: {', '.join(addresses)}."
                 )
-        if mode == "synchronous" and addresses.get("ps"):
+        if mode == "synchronous" and "ps" in addresses:  # TensorFlow crashes at an empty list, too
             raise ConfigError(
                 "TF_CONFIG names ps, which train.mode=synchronous has no use for: its processes "
                 "hold all parameters themselves. Leave them out, or set train.mode=asynchronous."

@@ -65,6 +65,12 @@ def test_an_unusable_tf_config_is_refused_in_words(environment, message):
         Cluster.from_environment(environment)
 
 
+@pytest.mark.parametrize("servers", [["127.0.0.1:2"], []])
+def test_a_synchronous_cluster_names_no_ps_not_even_an_empty_list(servers):
+    with pytest.raises(ConfigError, match="names ps, which"):
+        Cluster.from_environment(_environment(ps=servers), mode="synchronous")
+
+
 class Server:
     """Answers each connection with `greeting`, as a gRPC server does with its settings."""
 
