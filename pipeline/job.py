@@ -195,7 +195,11 @@ def run(options: ShardingOptions, beam_options: PipelineOptions) -> Iterator[Out
         found = conduct_survey(inputs, beam_options)
     all_in_shards = True
     for split_run in planning.plan_runs(inputs, found):
-        outcome = _write_split(split_run.plan(), inputs, beam_options)
+        try:
+            planned = split_run.plan()
+        except OSError as error:  # without the markers, evaluation would not be held out
+            raise ShardError(f"cannot read what stands in {options.output}: {error}") from error
+        outcome = _write_split(planned, inputs, beam_options)
         all_in_shards &= not outcome.summary["dead_letters"]
         yield outcome
         if outcome.problem:

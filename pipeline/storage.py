@@ -114,12 +114,16 @@ def read_text(path: str) -> str:
 
 
 def read_json(path: str) -> dict[str, Any] | None:
-    """The object in a file; None where there is no such file, or something else in it."""
+    """The object in a file; None where there is no such file, or something else in it.
+
+    Raises OSError: what a store does not give at the moment is there all the same.
+    """
     if not exists(path):
         return None
     try:
         found = json.loads(read_bytes(path))
-    except (ValueError, RecursionError, OSError):
+    except (ValueError, RecursionError, OSError) as error:
+        raise_if_not_damage(error)
         return None
     return found if isinstance(found, dict) else None
 

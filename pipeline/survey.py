@@ -184,11 +184,11 @@ def build(grouped: beam.PCollection, question: Question, path: str) -> None:
 
 
 def read(path: str) -> Survey | None:
-    """The survey that stands at `path`; None where there is none, or it is damaged."""
-    found = storage.read_json(path)
+    """The survey that stands at `path`; None where there is none that can be read."""
     try:
+        found = storage.read_json(path)
         return Survey.from_dict(found) if found else None
-    except (KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         return None
 
 

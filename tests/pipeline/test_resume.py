@@ -252,6 +252,25 @@ def shard_times(workplace):
     return {path: path.stat().st_mtime_ns for path in workplace.output.glob("images-train*")}
 
 
+def test_a_marker_that_cannot_be_read_at_the_moment_is_no_missing_marker(
+    finished, capsys, monkeypatch
+):
+    assert finished.run("--num_shards=2", split="eval") == 0
+    opened = storage.open_to_read
+
+    def broken(path):
+        if path.endswith("eval.completed.json"):
+            raise TimeoutError("timed out")
+        return opened(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "open_to_read", broken)
+        capsys.readouterr()
+        assert finished.run("--num_shards=4", "--overwrite") == 75
+    assert "timed out. The same command goes on from here" in capsys.readouterr().err
+    assert finished.shards()  # nothing was withdrawn
+
+
 def test_a_folder_of_images_may_be_spelled_in_several_ways(finished, capsys, monkeypatch):
     monkeypatch.chdir(finished.root)
     for spelling in ("images", "./images", "images/", "images/../images"):
