@@ -19,6 +19,7 @@ import pyarrow as pa
 from apache_beam import pvalue
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils import shared
 
 from pipeline import (
     duplicates,
@@ -34,6 +35,7 @@ from pipeline import (
     survey,
 )
 from pipeline.fetch import Fetcher
+from pipeline.held_out import HeldOut
 from pipeline.merging import unpacked
 from pipeline.options import ShardingOptions
 from pipeline.recipe import FASTEVAL, Selection, is_training
@@ -78,7 +80,7 @@ class Outcome:
             "duplicates": f"{found['num_duplicates']:,} rows merged into another of the same id, "
             f"{found['num_content_duplicates']:,} images into another of the same content",
             "held out": found["num_held_out"]
-            and f"{found['num_held_out']:,} images that an evaluation split holds",
+            and f"{found['num_held_out']:,} images whose content an evaluation split holds",
             "salvaged": found["num_salvaged"]
             and f"{found['num_salvaged']:,} images without an end marker",
             "dead letters": f"{leading_reasons(found)}{place}",
@@ -120,6 +122,7 @@ class WriteShards(beam.DoFn):
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._shared = shared.Shared()
 
     def setup(self) -> None:
         if sharding.codec_versions() != self._plan.recipe.codecs:
@@ -128,6 +131,9 @@ class WriteShards(beam.DoFn):
                 f"{self._plan.recipe.codecs}: install the same versions"
             )
         self._fetcher = Fetcher(self._plan.images, self._plan.allow_hosts)
+        splits = dict(self._plan.recipe.held_out)
+        # One for all threads of a process: it may hold millions of images.
+        self._held_out = self._shared.acquire(lambda: HeldOut(self._plan.output, splits))
 
     def process(
         self, element: tuple[int, Iterable[bytes]], notices: Any = None
@@ -135,10 +141,12 @@ class WriteShards(beam.DoFn):
         shard, packs = element
         found = list(notices[shard]) if notices is not None else []
         more = [rows.decode(notice.decode()) for notice in found if isinstance(notice, bytes)]
-        commit = ShardWriter(self._plan, shard, self._fetcher).write(
+        writer = ShardWriter(self._plan, shard, self._fetcher, self._held_out.split_of)
+        commit = writer.write(
             unpacked(packs),
             [row for row in more if isinstance(row, ImageRow)],
-            [Duplicate(*notice) for notice in found if not isinstance(notice, bytes)],
+            [Duplicate(*notice) for notice in found if isinstance(notice, tuple)],
+            [notice for notice in found if isinstance(notice, str)],
         )
         Metrics.counter("pipeline", "images").inc(commit.num_examples)
         for letter in commit.dead_letters:
@@ -262,6 +270,11 @@ def _warnings(options: ShardingOptions, summary: dict[str, Any]) -> Iterator[str
         yield (
             f"{summary['num_other_files']:,} files have the id of another, and are not read: are "
             "the ids unique? (--id_column)"
+        )
+    if summary["num_not_compared"]:
+        yield (
+            f"{summary['num_not_compared']:,} images could not be read when duplicates were looked "
+            "for, and could when they were written: they may be in the split twice"
         )
     unlabelled = summary["labels_per_image_histogram"].get("0", 0)
     if unlabelled and not is_training(summary["split"]):

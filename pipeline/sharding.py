@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
 from pipeline import metadata, schema, storage, tfrecord
@@ -95,6 +95,7 @@ class Commit:
     num_other_files: int  # that rows of an id name besides the one that is read
     num_left_out: int  # images with too few labels
     num_examples: int
+    num_not_compared: int  # examples that could not be read when duplicates were looked for
     num_salvaged: int  # images whose missing end marker was put there
     num_conflicts: int  # labels that were said both ways
     num_bytes: int  # of the shard file
@@ -172,6 +173,7 @@ class _Rows(NamedTuple):
     num_images: int  # by id
     num_duplicates: int  # rows merged into another of the same id
     num_left_out: int  # images with too few labels
+    not_compared: frozenset[str]  # ids that could not be read when duplicates were looked for
 
 
 class _Counts:
@@ -180,11 +182,12 @@ class _Counts:
     def __init__(self) -> None:
         self.letters: list[DeadLetter] = []
         self.contents: list[Content] = []
+        self.held_out: list[Duplicate] = []
         self.class_counts: collections.Counter[int] = collections.Counter()
         self.labels_per_image: collections.Counter[int] = collections.Counter()
         self.shorter_sides: collections.Counter[int] = collections.Counter()
         self.unknown_labels: collections.Counter[str] = collections.Counter()
-        self.num_examples = self.num_salvaged = self.num_conflicts = 0
+        self.num_examples = self.num_salvaged = self.num_conflicts = self.num_not_compared = 0
         self.num_known_labels = self.num_negatives = self.num_passed_over = self.num_bytes = 0
         self.digest = hashlib.sha256()
 
@@ -192,6 +195,7 @@ class _Counts:
         """Those fields of a Commit that come from here."""
         return {
             "num_examples": self.num_examples,
+            "num_not_compared": self.num_not_compared,
             "num_salvaged": self.num_salvaged,
             "num_conflicts": self.num_conflicts,
             "num_bytes": self.num_bytes,
@@ -212,14 +216,22 @@ class _Counts:
 class ShardWriter:
     """Writes one shard of a plan and its commit."""
 
-    def __init__(self, plan: Plan, shard: int, fetcher: Fetcher) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        shard: int,
+        fetcher: Fetcher,
+        held_out_in: Callable[[bytes, str], str | None] = lambda data, checksum: None,
+    ) -> None:
+        """`held_out_in`: the evaluation split that holds such a file, or such a checksum."""
         recipe = plan.recipe
         self._plan = plan
         self._recipe = recipe
         self._shard = shard
         self._fetcher = fetcher
+        self._held_out_in = held_out_in
         self._chooser = Chooser(recipe.selection, plan.draw_rules, recipe.min_labels)
-        self._holds_out = not is_training(recipe.split)
+        self._is_held_out = not is_training(recipe.split)
         self._shard_path = shard_path(plan.output, recipe.split, shard, recipe.num_shards)
         self._commit_path = commit_path(plan.output, recipe.split, shard, recipe.num_shards)
 
@@ -228,6 +240,7 @@ class ShardWriter:
         found: Iterable[ImageRow | BadRow],
         more: Iterable[ImageRow] = (),
         duplicates: Iterable[Duplicate] = (),
+        not_compared: Iterable[str] = (),
     ) -> Commit:
         """The shard's commit; an earlier one with the same rows stands. Raises ShardError.
 
@@ -235,9 +248,10 @@ class ShardWriter:
             found: the rows of the shard.
             more: labels for images of the shard, from others of the same content.
             duplicates: images of the shard that are taken out.
+            not_compared: ids of images that could not be read when duplicates were looked for.
         """
         taken_out = {duplicate.image_id: duplicate for duplicate in duplicates}
-        rows = self._sort_out(found, more, taken_out)
+        rows = self._sort_out(found, more, taken_out, frozenset(not_compared))
         fingerprint = self._fingerprint(rows, taken_out)
         try:
             earlier = self._earlier_commit(fingerprint)
@@ -254,7 +268,7 @@ class ShardWriter:
                 num_other_files=sum(len(image.other_uris) for image in rows.kept),
                 num_left_out=rows.num_left_out,
                 duplicates=(
-                    *(taken_out[image_id] for image_id in sorted(taken_out)),
+                    *sorted([*taken_out.values(), *counts.held_out]),
                     *(Duplicate(uri, i.image_id, "") for i in rows.kept for uri in i.other_uris),
                 ),
                 **counts.to_fields(),
@@ -269,6 +283,7 @@ class ShardWriter:
         found: Iterable[ImageRow | BadRow],
         more: Iterable[ImageRow],
         taken_out: Container[str],
+        not_compared: frozenset[str],
     ) -> _Rows:
         """Merges the rows of an image, and finds the images that the shard is made of."""
         bad, images = merged(found)
@@ -285,6 +300,7 @@ class ShardWriter:
             num_images=len(images),
             num_duplicates=num_rows - len(images) if self._plan.counts_duplicates else 0,
             num_left_out=len(images) - len(labelled),
+            not_compared=not_compared,
         )
 
     def _fingerprint(self, rows: _Rows, taken_out: dict[str, Duplicate]) -> str:
@@ -293,7 +309,8 @@ class ShardWriter:
             digest.update(json.dumps(image._replace(place="")).encode())
         for bad_row in rows.bad:
             digest.update(json.dumps(bad_row.text).encode())
-        digest.update(json.dumps(sorted(taken_out.values())).encode())
+        for found in (taken_out.values(), rows.not_compared):
+            digest.update(json.dumps(sorted(found)).encode())
         return digest.hexdigest()
 
     def _earlier_commit(self, fingerprint: str) -> Commit | None:
@@ -320,6 +337,10 @@ class ShardWriter:
         with storage.write_atomically(self._shard_path, folder) as stream:
             for image in rows.kept:
                 data = next(fetched) if image.uri else ImageError(*_NO_URI)
+                split = self._split_that_holds(data, image)
+                if split is not None:
+                    counts.held_out.append(Duplicate(image.image_id, "", split))
+                    continue
                 labels = self._plan.rules.resolve(image.annotations)
                 counts.num_known_labels += sum(p.source != HIERARCHY for p in labels.positives)
                 counts.unknown_labels.update(labels.unknown)
@@ -333,7 +354,11 @@ class ShardWriter:
                 stream.write(framed)
                 counts.digest.update(framed)
                 counts.num_bytes += len(framed)
+                counts.num_not_compared += image.image_id in rows.not_compared
         return counts
+
+    def _split_that_holds(self, data: bytes | ImageError, image: Image) -> str | None:
+        return None if isinstance(data, ImageError) else self._held_out_in(data, image.checksum)
 
     def _record(
         self, image: Image, data: bytes | ImageError, labels: Resolved, counts: _Counts
@@ -347,7 +372,7 @@ class ShardWriter:
             prepared = prepare(data, self._recipe.images, image.rotation)
         except MemoryError as error:
             raise ImageError("unreadable", f"not enough memory to decode it: {error}") from error
-        if self._holds_out:
+        if self._is_held_out:
             sha256 = hashlib.sha256(data).hexdigest()
             content = Content(image.image_id, content_key(data), sha256, image.checksum)
             counts.contents.append(content)

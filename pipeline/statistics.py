@@ -12,8 +12,8 @@ from pipeline.sharding import Commit, Plan
 
 _SUMS = (  # fields of Commit
     "num_rows", "num_bad_rows", "num_images", "num_duplicates", "num_other_files",
-    "num_left_out", "num_examples", "num_salvaged", "num_conflicts", "num_bytes",
-    "num_known_labels", "num_unknown_labels", "num_negatives", "num_passed_over",
+    "num_left_out", "num_examples", "num_not_compared", "num_salvaged", "num_conflicts",
+    "num_bytes", "num_known_labels", "num_unknown_labels", "num_negatives", "num_passed_over",
 )  # fmt: skip
 _COUNTERS = ("class_counts", "labels_per_image", "shorter_sides", "unknown_labels")
 _NAMED_UNKNOWN_LABELS = 20  # in the summary

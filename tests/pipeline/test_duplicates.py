@@ -1,15 +1,19 @@
 """Images of the same content, through the command."""
 
 import base64
+import collections
 import csv
+import functools
 import hashlib
+import http.server
 import io
 import json
+import threading
 
 import pytest
 from workplace import jpeg
 
-from pipeline import schema, tfrecord, verify
+from pipeline import schema, tfrecord, verify, web
 
 
 def examples(workplace, split="train"):
@@ -120,10 +124,11 @@ def test_images_of_an_evaluation_split_are_kept_out_of_training(twins, capsys):
     found = set(examples(twins))
     assert not found & {"0.jpg", "a.jpg", "b.jpg", "2.jpg"}
     assert len(found) == 8
-    assert summary(twins)["num_held_out"] == 4
-    held_out = {row["image_id"] for row in duplicates(twins) if row["split"] == "eval"}
-    assert held_out == {"0.jpg", "a.jpg", "b.jpg", "2.jpg"}
-    assert "4 images that an evaluation split holds" in capsys.readouterr().out
+    assert summary(twins)["num_held_out"] == 2
+    (first,) = {row["image_id"] for row in duplicates(twins) if row["split"]} - {"2.jpg"}
+    merged = {row["image_id"] for row in duplicates(twins) if row["duplicate_of"] == first}
+    assert {first, *merged} == {"0.jpg", "a.jpg", "b.jpg"}
+    assert "2 images whose content an evaluation split holds" in capsys.readouterr().out
     assert len(examples(twins, "eval")) == 2  # which keeps its own
 
 
@@ -137,6 +142,53 @@ def test_training_that_was_there_first_stands_with_a_warning(twins, capsys):
     assert "split 'train' was begun before 'eval'" in captured
     assert twins.run("--overwrite") == 3  # every image is in the evaluation split
     assert "none of 13 rows gave an image" in capsys.readouterr().err
+
+
+@pytest.fixture
+def failing_server(workplace, monkeypatch):
+    """A server of the images, and of each the numbers of the requests that it answers with 503."""
+    haste = functools.partial(web.Patience, first_wait=0.01)  # still the four attempts
+    monkeypatch.setattr(web, "Patience", haste)
+    failures, seen = {}, collections.Counter()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.removeprefix("/")
+            seen[name] += 1
+            if seen[name] in failures.get(name, ()):
+                self.send_error(503)
+            else:
+                super().do_GET()
+
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Handler, directory=workplace.images)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}", failures
+        server.shutdown()
+        thread.join()
+
+
+def test_what_only_the_writer_can_read_is_kept_out_of_training_all_the_same(
+    twins, failing_server, capsys
+):
+    host, failures = failing_server
+    columns = "image_id,image_path,labels"
+    rows = [row.split(",") for row in twins.labels.read_text().split()[1:]]
+    twins.write_labels(["0.jpg,0.jpg,cat"], columns)
+    assert twins.run(split="eval") == 0
+    twins.write_labels([f"{name},http://{host}/{name},{labels}" for name, labels in rows], columns)
+    failures["a.jpg"] = range(1, 5)  # with the content of 0.jpg: when its end is read
+    failures["c.jpg"] = range(2, 6)  # with that of 1.jpg: when the two are compared
+    assert twins.run(f"--allow_hosts={host}") == 0
+    held_out = {row["image_id"] for row in duplicates(twins) if row["split"] == "eval"}
+    assert "a.jpg" in held_out
+    assert set(examples(twins)) == {"c.jpg", *(f"{index}.jpg" for index in range(1, 10))}
+    assert summary(twins)["num_not_compared"] == 1
+    assert "1 images could not be read when duplicates were looked for" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["empty", "header", "cut", "binary", "absent"])
