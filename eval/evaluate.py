@@ -119,6 +119,8 @@ def evaluate_scores(options: argparse.Namespace, results: Results) -> dict[str, 
     else:
         predictions = open_predictions(options.predictions, options.ids, evaluation_set.vocabulary)
         scores = PredictionScores(predictions, options.score_space, options.batch_size)
+    parameters = scores.provenance()["parameters"]
+    results.check_conditions(evaluation_set.conditions(parameters))
     with counting(options) as count:
         evaluator = Evaluator(
             evaluation_set,
@@ -177,6 +179,7 @@ def evaluate_once(
     evaluator: RunEvaluator, results: Results, surroundings: Surroundings, wanted: str
 ) -> dict[str, Any]:
     """Evaluates one checkpoint, writes its results, and returns the report."""
+    results.check_conditions(evaluator.conditions())
     workdir = evaluator.workdir
     chosen = choose(checkpoint.list_checkpoints(workdir), wanted, workdir)
     evaluation = evaluator.evaluate(chosen)

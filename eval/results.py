@@ -7,6 +7,7 @@
     examples.json         images with their labels and top predictions, of the same checkpoint
     history.jsonl         one line an evaluation, in order of steps
     report.html           made from the files above and the run's metrics.jsonl
+    watched.json          the conditions of a watched folder, which others must not change
 
 Each file is replaced whole, so that readers, and a process that is killed, never see half of one.
 """
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from eval.evaluation_set import EvaluationError
 from eval.evaluator import FORMAT_VERSION, Evaluation
 from pipeline import storage
 
@@ -71,6 +73,42 @@ class Results:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         replace_text(self.folder / _HISTORY, text)
 
+    def check_conditions(self, conditions: dict[str, Any]) -> None:
+        """Raises EvaluationError where the folder is watched under other conditions.
+
+        Each step has one report, and the best checkpoint is the best of one history.
+        """
+        try:
+            watched = json.loads(self._watched_path.read_text())
+        except FileNotFoundError:
+            return
+        changes = [
+            f"{key}: {watched[key]!r} there, {conditions[key]!r} now"
+            for key in _CONDITIONS
+            if watched[key] != conditions[key]
+        ]
+        if changes:
+            raise EvaluationError(
+                f"{self.folder} holds what --watch has found under other conditions "
+                f"({'; '.join(changes)}), and its best checkpoint. Give another --output, or "
+                "delete that folder."
+            )
+
+    @contextlib.contextmanager
+    def watched(self, conditions: dict[str, Any]) -> Iterator[None]:
+        """Keeps the folder for one watch, and to its conditions; raises EvaluationError."""
+        try:
+            with storage.lock(str(self.folder / "watched.lock")):
+                self.check_conditions(conditions)
+                kept = {key: conditions[key] for key in _CONDITIONS}
+                replace_text(self._watched_path, _to_text(kept))
+                yield
+        except storage.LockedError as error:
+            raise EvaluationError(
+                f"Another --watch writes into {self.folder}. Wait until it ends, or give another "
+                "--output."
+            ) from error
+
     def report(self) -> dict[str, Any]:
         """The report that is shown."""
         return json.loads(self.report_path.read_text())
@@ -97,6 +135,10 @@ class Results:
     def influence_path(self, step: int) -> Path:
         """Where the influences of a step's images lie; see eval.influence."""
         return self.folder / f"step-{step:08d}.influence.npz"
+
+    @property
+    def _watched_path(self) -> Path:
+        return self.folder / "watched.json"
 
     def _step_path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.json"

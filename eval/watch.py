@@ -36,8 +36,16 @@ def watch(
     """Evaluates checkpoints until training has ended; returns the report of the highest step.
 
     Raises NothingNewError after `timeout` seconds without a new checkpoint, and EvaluationError if
-    training ended and no checkpoint could be evaluated.
+    training ended and no checkpoint could be evaluated, or the folder of the results is watched
+    already, or was under other conditions.
     """
+    with results.watched(evaluator.conditions()):
+        return _watch(evaluator, results, surroundings, timeout)
+
+
+def _watch(
+    evaluator: RunEvaluator, results: Results, surroundings: Surroundings, timeout: float
+) -> dict[str, Any]:
     workdir = evaluator.workdir
     finished = _finished(evaluator, results)
     if finished:

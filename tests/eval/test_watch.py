@@ -20,6 +20,7 @@ from eval.results import Results
 from eval.surroundings import Surroundings
 from model import checkpoint
 from model.config import ConfigError
+from pipeline import storage
 
 
 def watch_run(folder):
@@ -185,6 +186,41 @@ def test_without_links_the_best_checkpoint_is_copied(folder, monkeypatch):
     watch_run(folder)
     assert kept(folder) == {"step-00000010": 10}  # both are alike: the earlier
     checkpoint.load(folder / "run/eval/eval/best/step-00000010")
+
+
+@pytest.fixture
+def best_alone(folder):
+    """The files of a watched run's best checkpoint, of which the trainer has kept none."""
+    end_training(folder)
+    watch_run(folder)
+    shutil.rmtree(folder / "run/checkpoints/step-00000010")
+    best = folder / "run/eval/eval/best"
+    return lambda: {path: path.read_bytes() for path in best.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("watch_flags", [["--watch"], []])
+def test_other_conditions_take_nothing_from_a_watched_folder(
+    folder, best_alone, capsys, tmp_path, watch_flags
+):
+    before = best_alone()
+    history = history_steps(folder)
+    flags = [f"--workdir={folder / 'run'}", f"--data={folder / 'data'}", "--parameters=raw"]
+    assert evaluate.main([*flags, *watch_flags]) == 2
+    error = capsys.readouterr().err
+    assert "parameters: 'ema' there, 'raw' now" in error
+    assert "--output" in error
+    assert best_alone() == before
+    assert history_steps(folder) == history
+    assert evaluate.main([*flags, *watch_flags, f"--output={tmp_path / 'raw'}"]) == 0
+    assert best_alone() == before
+
+
+def test_two_watches_do_not_share_a_folder(folder, capsys):
+    end_training(folder)
+    with storage.lock(str(folder / "run/eval/eval/watched.lock")):  # as the other one holds it
+        assert evaluate.main(arguments(folder)) == 2
+    assert "Another --watch writes into" in capsys.readouterr().err
+    assert evaluate.main(arguments(folder)) == 0
 
 
 def test_tensorboard_gets_every_metric_at_its_step(folder):
