@@ -4,23 +4,28 @@ The marker comes last: a folder without it has no such split. It comes off first
 is withdrawn to be written anew.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeGuard
 
 import apache_beam as beam
 import numpy as np
 
 from pipeline import metadata, storage
+from pipeline.fetch import NUM_THREADS
 from pipeline.labels import Vocabulary, class_counts_to_tsv
+from pipeline.read_ahead import in_order
 from pipeline.sharding import (
+    Commit,
     Plan,
     ShardError,
     commit_path,
     commits_folder,
-    read_commit,
+    parse_commit,
     shards_pattern,
 )
 from pipeline.statistics import SplitStatistics, failure_rate, leading_reasons, unknown_labels
@@ -99,7 +104,8 @@ class Publish(beam.DoFn):
     def _publish(self, statistics: SplitStatistics) -> None:
         output, split = self._plan.output, self._plan.recipe.split
         summary = statistics.to_dict(self._plan)
-        self._write_tables(statistics.shards_with_lines)
+        self._check_shards(statistics)
+        self._write_tables(statistics)
         folder = commits_folder(output, split)
         counts = np.zeros(len(self._vocabulary), np.int64)
         for class_id, count in statistics.class_counts.items():
@@ -125,8 +131,25 @@ class Publish(beam.DoFn):
             storage.write_text(storage.join(output, metadata.completed_file(split)), text, folder)
             write_tfds_metadata(output, self._vocabulary, folder)
 
-    def _write_tables(self, shards: list[int]) -> None:
-        """Writes the lists beside the shards, with lines from the commits of these."""
+    def _check_shards(self, statistics: SplitStatistics) -> None:
+        """Raises ShardError where a shard's file is not as long as the one that is counted.
+
+        A runner may try a shard twice at once, and keeps the commit of either. Where the two did
+        not get the same images, their records differ, and so, but for chance, the lengths.
+        """
+        output, recipe = self._plan.output, self._plan.recipe
+        pattern = shards_pattern(output, recipe.split, recipe.num_shards)
+        sizes = {os.path.basename(path): size for path, size in storage.sizes(pattern).items()}
+        for shard, (num_bytes, _) in sorted(statistics.shard_files.items()):
+            name = metadata.shard_file(recipe.split, shard, recipe.num_shards)
+            if sizes.get(name) != num_bytes:
+                raise _of_another_attempt(storage.join(output, name))
+
+    def _write_tables(self, statistics: SplitStatistics) -> None:
+        """Writes the lists beside the shards, with lines from the shards' commits.
+
+        Raises ShardError where a commit is not the one that is counted.
+        """
         output, recipe = self._plan.output, self._plan.recipe
         folder = commits_folder(output, recipe.split)
         with contextlib.ExitStack() as stack:
@@ -140,13 +163,31 @@ class Publish(beam.DoFn):
             }
             for table, stream in streams.items():
                 stream.write(table.header)
-            for shard in sorted(shards):
-                path = commit_path(output, recipe.split, shard, recipe.num_shards)
-                commit = read_commit(path)
+            for path, commit in self._commits(sorted(statistics.shard_files)):
                 if commit is None:
                     raise ShardError(f"{path} is damaged: start the same command again")
+                if (commit.num_bytes, commit.sha256) != statistics.shard_files.get(commit.shard):
+                    raise _of_another_attempt(path)
                 for table, stream in streams.items():
                     stream.write(table.lines(commit))
+
+    def _commits(self, shards: list[int]) -> Iterator[tuple[str, Commit | None]]:
+        """(path, commit) of each shard; they are read ahead, for stores that are far away."""
+        output, recipe = self._plan.output, self._plan.recipe
+        paths = [commit_path(output, recipe.split, shard, recipe.num_shards) for shard in shards]
+        with concurrent.futures.ThreadPoolExecutor(NUM_THREADS, "commits") as threads:
+            found = in_order(
+                lambda path, stopped: storage.read_bytes(path), paths, lambda path: threads, OSError
+            )
+            for path, data in zip(paths, found, strict=True):
+                yield path, None if isinstance(data, OSError) else parse_commit(data)
+
+
+def _of_another_attempt(path: str) -> ShardError:
+    return ShardError(
+        f"{path} is not what is counted: another attempt at this shard has written it since. Start "
+        "the same command again"
+    )
 
 
 def write_tfds_metadata(

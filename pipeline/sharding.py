@@ -401,8 +401,13 @@ class ShardWriter:
 
 def read_commit(path: str) -> Commit | None:
     """The commit in a file; None where it cannot be read, which makes its shard one to write."""
+    return parse_commit(storage.read_bytes(path))
+
+
+def parse_commit(data: bytes) -> Commit | None:
+    """The commit that a file's bytes are; None where they are none."""
     try:
-        return Commit.from_json(storage.read_text(path))
+        return Commit.from_json(data.decode())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -29,7 +29,8 @@ class SplitStatistics:
     )
     dead_letters: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     shard_lengths: dict[int, int] = dataclasses.field(default_factory=dict)
-    shards_with_lines: list[int] = dataclasses.field(default_factory=list)  # see tables
+    # (bytes, sha256) of each shard's file
+    shard_files: dict[int, tuple[int, str]] = dataclasses.field(default_factory=dict)
 
     @property
     def class_counts(self) -> collections.Counter[int]:
@@ -45,8 +46,7 @@ class SplitStatistics:
         self.sums["num_content_duplicates"] += num_same - commit.num_other_files
         self.dead_letters.update(letter.reason for letter in commit.dead_letters)
         self.shard_lengths[commit.shard] = commit.num_examples
-        if commit.dead_letters or commit.duplicates or commit.contents:
-            self.shards_with_lines.append(commit.shard)
+        self.shard_files[commit.shard] = commit.num_bytes, commit.sha256
 
     def merge(self, other: "SplitStatistics") -> None:
         self.sums.update(other.sums)
@@ -54,7 +54,7 @@ class SplitStatistics:
             self.counters[name].update(other.counters[name])
         self.dead_letters.update(other.dead_letters)
         self.shard_lengths.update(other.shard_lengths)  # no shard is in both
-        self.shards_with_lines += other.shards_with_lines
+        self.shard_files.update(other.shard_files)
 
     def to_dict(self, plan: Plan) -> dict[str, Any]:
         """What the completed marker says; see pipeline.metadata."""

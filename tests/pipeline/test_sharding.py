@@ -1,14 +1,18 @@
 import hashlib
 import itertools
+import json
+import pathlib
 
 import pytest
 from workplace import CLASSES, jpeg
 
-from pipeline import rows, schema, sharding
+from pipeline import publish, rows, schema, sharding
 from pipeline.annotations import LabelRules
 from pipeline.fetch import Fetcher
+from pipeline.labels import Vocabulary
 from pipeline.recipe import ImageRecipe, Recipe, Selection
 from pipeline.records import Annotation, BadRow, ImageRow
+from pipeline.statistics import SplitStatistics
 
 
 def plan(tmp_path, num_shards=1, split="train", min_labels=0):
@@ -128,3 +132,50 @@ def test_a_duplicate_is_taken_out_and_its_labels_go_to_the_other(tmp_path):
     assert commit.num_examples == 1
     assert commit.class_counts == {1: 1, 2: 1}
     assert commit.duplicates == (sharding.Duplicate("b", "a", ""),)
+
+
+def two_attempts(tmp_path):
+    """The same shard by two workers, of which the first does not get one of two images.
+
+    What each leaves: (commit, {path: bytes} of its two files).
+    """
+    for name in "ab":
+        (tmp_path / name).write_bytes(jpeg(seed=ord(name)))
+    found = [row(name) for name in "ab"]
+    place = plan(tmp_path)
+    paths = [
+        pathlib.Path(sharding.shard_path(str(tmp_path), "train", 0, 1)),
+        pathlib.Path(sharding.commit_path(str(tmp_path), "train", 0, 1)),
+    ]
+    attempts = []
+    for missing in ("b", None):
+        if missing:
+            (tmp_path / missing).rename(tmp_path / "away")
+        commit = write(place, found)
+        attempts.append((commit, {path: path.read_bytes() for path in paths}))
+        if missing:
+            (tmp_path / "away").rename(tmp_path / missing)
+    return attempts
+
+
+@pytest.mark.parametrize("counted", [0, 1])
+@pytest.mark.parametrize("shard_of", [0, 1])
+@pytest.mark.parametrize("commit_of", [0, 1])
+def test_a_split_is_published_only_where_its_files_are_those_that_are_counted(
+    tmp_path, counted, shard_of, commit_of
+):
+    attempts = two_attempts(tmp_path)
+    for attempt, of in ((shard_of, 0), (commit_of, 1)):
+        path, data = list(attempts[attempt][1].items())[of]
+        path.write_bytes(data)
+    statistics = SplitStatistics()
+    statistics.add(attempts[counted][0])
+    publisher = publish.Publish(plan(tmp_path), Vocabulary(CLASSES, CLASSES), publish.Limits(1, 1))
+    marker = tmp_path / "train.completed.json"
+    if counted == shard_of == commit_of:
+        publisher.process(statistics)
+        assert json.loads(marker.read_text())["num_examples"] == counted + 1
+    else:
+        with pytest.raises(sharding.ShardError, match="another attempt"):
+            publisher.process(statistics)
+        assert not marker.exists()
