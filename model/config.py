@@ -127,7 +127,7 @@ class TrainConfig:
     start_timeout: float = 300.0
     # Seconds that a start waits for the next worker to come when no ps is missing any more; then it
     # goes on without those that have not.
-    gather_timeout: float = 60.0
+    gather_timeout: float = 120.0
     # Seconds of silence after which a worker is replaced, and anything else given up: more than the
     # slowest worker takes for a step.
     stall_timeout: float = 600.0
