@@ -52,7 +52,7 @@ def main(argv=None):
         run_folder.check_is_local(options.workdir)
         here = cluster.Cluster.from_environment(mode=config.train.mode)
         if here and here.role != "chief" and config.train.mode == "synchronous":
-            follow(config, here, options)  # a signal ends it at once: the chief has what it has
+            follow(config, here, options)  # Ctrl-C ends it at once, SIGTERM after the chief
             return 0
         with interruption.Signals() as signals:
             if here and here.role != "chief":

@@ -139,6 +139,19 @@ def test_after_the_death_of_a_process_all_go_on_from_the_newest_checkpoint(start
 
 
 @pytest.mark.slow
+def test_all_that_are_told_to_end_do_so_when_the_chief_has_saved(start):
+    launch = start("--set", "train.samples=3200", *SYNCHRONOUS)
+    launch.wait_until(lambda: checkpoint.list_checkpoints(launch.run), "a checkpoint")
+    for pid in launch.pids().values():
+        os.kill(pid, signal.SIGTERM)
+    assert launch.end() == 0, launch.output()
+    saved = re.search(r"told to end \(SIGTERM\); step ([\d,]+) is saved", launch.output())
+    assert saved, launch.output()
+    assert f"Going on from step {saved[1]}," in launch.output()
+    launch.wait_until_gone()
+
+
+@pytest.mark.slow
 def test_a_stopped_process_is_noticed_and_all_start_again(start):
     launch = start("--set", "train.samples=3200", "--set", "train.stall_timeout=10", *SYNCHRONOUS)
     launch.wait_until(lambda: checkpoint.list_checkpoints(launch.run), "a checkpoint")
