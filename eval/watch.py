@@ -51,6 +51,8 @@ def _watch(
     if finished:
         _say(f"{results.folder}: {len(finished)} checkpoints are evaluated already")
         write_page(results, surroundings)  # it may have been killed before it came to that
+    if not checkpoint.list_checkpoints(workdir):
+        _say(f"waiting for the first checkpoint of {workdir}")
     events = EventFiles(results.folder / "tensorboard")
     deadline = time.monotonic() + timeout
     while True:

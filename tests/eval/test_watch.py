@@ -269,7 +269,9 @@ def test_training_that_ends_without_a_usable_checkpoint_is_an_error(folder, caps
     shutil.rmtree(folder / "run/checkpoints")
     end_training(folder)
     assert evaluate.main(arguments(folder)) == 2
-    assert "no usable checkpoint" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no usable checkpoint" in said
+    assert f"waiting for the first checkpoint of {folder / 'run'}" in said
 
 
 def test_silence_ends_the_watch_and_says_what_it_waited_for(folder, capsys):
