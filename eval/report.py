@@ -149,11 +149,12 @@ def _training_profiles(
         histories.append(("compared", history, _run_dir_of(other)))
     if report["source"] != "checkpoint" or not histories[0][1]:
         return {}
+    losses = [_losses(run_dir) for _, _, run_dir in histories]
     figures = {}
-    for title, axis in (("steps", "step"), ("images", "samples")):
+    for column, (title, axis) in enumerate((("steps", "step"), ("images", "samples"))):
         runs = [
-            plots.Profile(label, history, _losses(run_dir, axis))
-            for label, history, run_dir in histories
+            plots.Profile(label, history, _thinned(found[:, [column, 2]]))
+            for (label, history, _), found in zip(histories, losses, strict=True)
         ]
         figures[title] = [plots.map_profile(runs, axis)]
         if any(len(run.losses) for run in runs):
@@ -166,17 +167,21 @@ def _run_dir_of(report: dict[str, Any]) -> Path | None:
     return Path(report["checkpoint"]).parents[1] if report["source"] == "checkpoint" else None
 
 
-def _losses(run_dir: Path | None, axis: str) -> np.ndarray:
-    """[n, 2]: the training loss against steps or images."""
+def _losses(run_dir: Path | None) -> np.ndarray:
+    """[n, 3]: steps, images, and the training loss there."""
     path = run_dir / "metrics.jsonl" if run_dir else None
-    lines = read_json_lines(path) if path and path.exists() else []
-    losses = [(line[axis], line["train/loss"]) for line in lines if "train/loss" in line]
-    return _thinned(sorted((place, loss) for place, loss in losses if math.isfinite(loss)))
+    lines = read_json_lines(path) if path and path.exists() else iter(())
+    losses = (
+        (line["step"], line["samples"], line["train/loss"])
+        for line in lines
+        if "train/loss" in line
+    )
+    return np.array(sorted(row for row in losses if math.isfinite(row[-1]))).reshape(-1, 3)
 
 
-def _thinned(points: list[tuple[int, float]]) -> np.ndarray:
+def _thinned(points: np.ndarray) -> np.ndarray:
     """Means of neighbours, at most `_LOSS_POINTS` of them: months of training are many lines."""
-    parts = np.array_split(np.array(points).reshape(-1, 2), min(_LOSS_POINTS, len(points)) or 1)
+    parts = np.array_split(points, min(_LOSS_POINTS, len(points)) or 1)
     return np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2)
 
 

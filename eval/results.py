@@ -145,7 +145,7 @@ class Results:
 
     def _all_lines(self) -> list[dict[str, Any]]:
         path = self.folder / _HISTORY
-        return read_json_lines(path) if path.exists() else []
+        return list(read_json_lines(path)) if path.exists() else []
 
 
 @contextlib.contextmanager
@@ -166,16 +166,15 @@ def opened(folder: str) -> Iterator[Results]:
             storage.copy(str(path), storage.join(folder, path.name))
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file, one a line.
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file, one a line, of which one is in memory at a time.
 
     Leaves out what is no JSON: a line that is still being written, or that a killed process cut.
     """
-    objects = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            objects.append(json.loads(line))
-    return objects
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from pipeline import labels, metadata
 
 _COMPLETED = "completed.json"
 _EVENTS = "events.jsonl"
+_TAIL_BYTES = 1 << 16  # that are read of a file's end at first
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 # Errors of file systems that may pass: a full disk, a file server that does not answer.
@@ -155,8 +156,8 @@ def add_event(run_dir, task, event, **more):
     """Appends a line to RUN/events.jsonl, by which the processes of a cluster tell each other.
 
     `task`: whom it is about, "worker 1". Events: "hung" (by the chief, for whoever can end the
-    worker), "leaving" (by a ps, for the chief to save), "saved" (by the chief, when it has),
-    "died" (by the launcher).
+    worker), "leaving" (by a ps, for the chief to save), "read" (by the chief: from here on it
+    needs no ps to do so), "died" (by the launcher).
     A folder that cannot be written is no reason to stop training: False says that it failed.
     """
     line = {"time": time.strftime(TIME_FORMAT, time.gmtime()), "task": task}
@@ -198,15 +199,26 @@ class Events:
 
 
 def last_line(path):
-    """What the last whole line of a file of JSON lines says; None where there is none."""
+    """What the last whole line of a file of JSON lines says; None where there is none.
+
+    Reads the end of the file alone: the metrics of months are gigabytes.
+    """
     try:
-        lines = Path(path).read_text().splitlines()
+        with open(path, "rb") as file:
+            size, num_bytes = os.path.getsize(path), _TAIL_BYTES
+            while True:
+                start = max(0, size - num_bytes)
+                file.seek(start)
+                lines = file.read(size - start).split(b"\n")
+                # The first one begins before what was read.
+                for line in reversed(lines[1:] if start else lines):
+                    with contextlib.suppress(ValueError):  # is written now, or a full disk cut it
+                        return json.loads(line)
+                if start == 0:
+                    return None
+                num_bytes *= 8
     except OSError:
         return None
-    for line in reversed(lines):
-        with contextlib.suppress(ValueError):  # one that is written now, or a full disk cut off
-            return json.loads(line)
-    return None
 
 
 def replace(path, write):

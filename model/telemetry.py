@@ -7,6 +7,9 @@ for TensorBoard, in RUN/tensorboard: what is below is a name in both.
     train/staleness                     updates by others between a step's pull and its push
     train/workers_alive                 on a cluster: workers that take connections
     input/damaged_records               left out so far
+
+and once in ROLES_EVERY seconds, as sixty workers are many:
+
     worker/0/images_per_second          and of each step of this worker, on average:
     worker/0/pull_seconds, worker/0/compute_seconds, worker/0/push_seconds
     ps/0/megabytes_per_second           parameters and gradients, both ways
@@ -18,6 +21,8 @@ import time
 from pathlib import Path
 
 from model.event_files import EventFiles
+
+ROLES_EVERY = 60.0  # seconds between lines that tell of each worker and ps, too
 
 
 def report(message):
@@ -47,7 +52,7 @@ class Telemetry:
         self._started = self._last_time = time.monotonic()
         self._seconds_before = seconds_before
         self._first = self._last = store.progress()
-        self._last_work = store.work()
+        self._last_of_roles = self._started, self._first.step, store.work()
 
     @property
     def seconds(self):
@@ -67,8 +72,11 @@ class Telemetry:
             "train/images_per_second": (progress.samples - last.samples) / interval,
             "train/staleness": (progress.staleness_sum - last.staleness_sum) / steps,
             "input/damaged_records": damaged_records,
-            **self._metrics_of_roles(interval, steps),
         }
+        if self._workers_alive is not None:
+            metrics["train/workers_alive"], self._num_workers = self._workers_alive()
+        if final or now - self._last_of_roles[0] >= ROLES_EVERY:
+            metrics.update(self._metrics_of_roles(now, progress.step))
         self._last, self._last_time = progress, now
         counters = {
             "step": progress.step,
@@ -83,22 +91,22 @@ class Telemetry:
         except OSError as error:  # a full disk is no reason to stop training
             report(f"This line is missing in {self._path}: {error.strerror}")
 
-    def _metrics_of_roles(self, interval, steps):
+    def _metrics_of_roles(self, now, step):
         metrics = {}
-        if self._workers_alive is not None:
-            metrics["train/workers_alive"], self._num_workers = self._workers_alive()
-        work = self._store.work()
-        for worker, (now, before) in enumerate(zip(work, self._last_work, strict=True)):
-            name, taken = f"worker/{worker}", now.steps - before.steps
-            metrics[f"{name}/images_per_second"] = (now.images - before.images) / interval
+        last_time, last_step, last_work = self._last_of_roles
+        interval, work = now - last_time, self._store.work()
+        for worker, (done, before) in enumerate(zip(work, last_work, strict=True)):
+            name, taken = f"worker/{worker}", done.steps - before.steps
+            metrics[f"{name}/images_per_second"] = (done.images - before.images) / interval
             if taken:
                 for phase in ("pull", "compute", "push"):
-                    spent = getattr(now, phase) - getattr(before, phase)
+                    spent = getattr(done, phase) - getattr(before, phase)
                     metrics[f"{name}/{phase}_seconds"] = spent / taken
-        self._last_work = work
         if self._workers_alive is not None:
             for ps, moved in enumerate(self._store.step_bytes().values()):
-                metrics[f"ps/{ps}/megabytes_per_second"] = moved * steps / interval / 1e6
+                rate = moved * (step - last_step) / interval / 1e6
+                metrics[f"ps/{ps}/megabytes_per_second"] = rate
+        self._last_of_roles = now, step, work
         return metrics
 
     def _line(self, metrics):

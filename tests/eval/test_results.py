@@ -62,7 +62,7 @@ def test_evaluations_with_other_weights_are_another_history(tmp_path):
 def test_lines_that_are_cut_are_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st{"step": 2}\n\n{"step": 3}\n{"st')
-    assert read_json_lines(path) == [{"step": 1}, {"step": 3}]
+    assert list(read_json_lines(path)) == [{"step": 1}, {"step": 3}]
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_stays(tmp_path):

@@ -89,6 +89,25 @@ def test_line_json_and_event_files_say_what_a_minute_brought(tmp_path, clock, ca
     assert "staleness 0.5  workers 1 of 2  damaged records 3  left 0:02:20" in said
 
 
+def test_each_worker_and_ps_is_told_of_once_a_minute_and_at_the_end(tmp_path, clock, capfd):
+    store = _Store()
+    seen = Telemetry(config_module.Config(), tmp_path, store, lambda *at: 0.5, 0.0, lambda: (2, 2))
+    for seconds in range(10, 100, 10):
+        clock[0] += 10
+        store.rows = [Work(seconds, 32 * seconds, 0, 2 * seconds, 0)] * 2
+        progress = Progress(100 + 2 * seconds, 3200 + 64 * seconds, 0.0, 0.0)
+        seen.update(progress, final=seconds == 90)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    name = "worker/1/images_per_second"
+    assert [name in line for line in lines] == [False] * 5 + [True] + [False] * 2 + [True]
+    for line in (lines[5], lines[8]):  # of 60 and of 30 seconds
+        assert line[name] == pytest.approx(32.0)
+        assert line["worker/1/compute_seconds"] == pytest.approx(2.0)
+        assert line["ps/0/megabytes_per_second"] == pytest.approx(6.0)  # 3 MB, 2 steps a second
+        assert "worker/1/pull_seconds" in line
+    assert all(line["train/workers_alive"] == 2 for line in lines)
+
+
 def test_in_one_process_nothing_is_said_of_workers_and_servers(tmp_path, clock, capfd):
     store = _Store()
     store.rows = store.rows[:1]
@@ -99,3 +118,14 @@ def test_in_one_process_nothing_is_said_of_workers_and_servers(tmp_path, clock, 
     assert not [name for name in logged if name.startswith("ps/") or "alive" in name]
     assert logged["worker/0/images_per_second"] == 0.0
     assert "workers" not in capfd.readouterr().err
+
+
+def test_a_line_that_cannot_be_written_is_said_and_no_reason_to_stop(tmp_path, clock, capfd):
+    (tmp_path / "tensorboard").write_text("a file where the folder should be")
+    config = config_module.Config()
+    seen = Telemetry(config, tmp_path, _Store(), lambda step, samples: 0.5, 0.0, lambda: (2, 2))
+    clock[0] += 10
+    seen.update(Progress(110, 3520, 10.0, 0.0))
+    said = capfd.readouterr().err
+    assert "step     110" in said
+    assert f"This line is missing in {tmp_path}" in said
