@@ -31,14 +31,17 @@ JOIN_SECONDS = 8.0  # that a worker which serves again is given until it takes s
 
 
 class Training:
-    """A cluster under `python -m model.launch local`, in a run folder of its own."""
+    """A cluster under `python -m model.launch local`, in a run folder of its own.
 
-    def __init__(self, shards: Path, run: Path, *more: str, num_ps: int | None = None):
+    `more` are arguments of the training; `options` are the launcher's: num_workers, num_ps, ...
+    """
+
+    def __init__(self, shards: Path, run: Path, *more: str, **options: int):
         self.run = run
         self.log_path = run.with_suffix(".log")
-        servers = [f"--num_ps={num_ps}"] if num_ps else []
+        given = [f"--{name}={value}" for name, value in {"num_workers": 2, **options}.items()]
         command = [
-            *(sys.executable, "-m", "model.launch", "local", "--num_workers=2", *servers, "--"),
+            *(sys.executable, "-m", "model.launch", "local", *given, "--"),
             *(*TINY, f"--data={shards}", f"--workdir={run}", *more),
         ]
         with open(self.log_path, "ab") as log:

@@ -12,14 +12,12 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from model import checkpoint, optimizers, run_folder, shard_cache
+from model import checkpoint, optimizers, run_folder, tensorflow_errors
 from model.background_writer import BackgroundWriter
 from model.cluster import ClusterError
-from model.input import SINGLE_LABEL_RULE
 from model.interruption import Interrupted
 from model.run_folder import TrainingError
 from model.telemetry import Telemetry, report
-from model.training_step import NOT_FINITE
 
 
 def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, seconds_before=0.0):
@@ -30,8 +28,8 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
 
     Raises:
         ClusterError: a ps was lost or is about to leave, no step was taken for
-            `train.stall_timeout` seconds, workers wait that only a new start can take in, or the
-            disk stayed full at the end.
+            `train.stall_timeout` seconds, a checkpoint hangs for as long, workers wait that only a
+            new start can take in, or the disk stayed full at the end.
         Interrupted: by a signal, after a checkpoint.
         TrainingError: the loss is not finite, or the input is damaged.
     """
@@ -41,7 +39,7 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
 
     stall_timeout, first_timeout = config.train.stall_timeout, config.train.first_timeout
     events = run_folder.Events(run_dir)
-    with errors_in_words(), signals.deferred():
+    with tensorflow_errors.in_words(), signals.deferred():
         watchdog.feed("reading the counters")
         progress = store.progress()
         first_step = progress.step
@@ -52,11 +50,10 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
             step = progress.step
             steps_missing = -(-(config.train.samples - progress.samples) // config.input.batch_size)
             watchdog.feed(f"training after step {step:,}")
-            try:
-                executor.advance(step, step + steps_missing)
-            except tf.errors.DataLossError as error:
-                _mend(executor, error)
+            with _saved_before_an_end(saver, store, first_step):
+                _advance(executor, step, step + steps_missing)
             progress = store.progress()
+            watchdog.feed(f"writing to {run_dir} after step {step:,}")
             telemetry.update(progress, _count(executor.damaged))
             now = time.monotonic()
             timeout = stall_timeout if step > first_step else first_timeout
@@ -86,12 +83,17 @@ def train(config, store, executor, run_dir, vocabulary, *, watchdog, signals, se
 
 
 class _Saver:
-    """Writes the checkpoints of a training. A disk that takes none is said, and never an end."""
+    """Writes the checkpoints of a training.
+
+    A disk that takes none is said, and never an end. One that has not answered for
+    `train.stall_timeout` seconds ends training with a ClusterError.
+    """
 
     def __init__(self, config, store, run_dir, vocabulary, telemetry, watchdog):
         self._config, self._store, self._vocabulary = config, store, vocabulary
         self._run_dir, self._telemetry, self._watchdog = run_dir, telemetry, watchdog
         self._writer = BackgroundWriter(self._write)
+        self._writing_since = None  # time.monotonic() when what was read began to be written
 
     def start(self, reads_first):
         """Begins one while workers go on.
@@ -102,14 +104,37 @@ class _Saver:
         self._writer.start(self._read() if reads_first else None)
 
     def poll(self):
-        """Says what went wrong with the one that was begun."""
-        self._try_to(self._writer.poll)
+        """Says what went wrong with the one that was begun; what it is, once, if nothing has."""
+        since, timeout = self._writing_since, self._config.train.stall_timeout
+        if since is not None and time.monotonic() - since > timeout:
+            raise ClusterError(
+                f"A checkpoint could not be written within {timeout:.0f} s "
+                f"(train.stall_timeout): {self._run_dir}/checkpoints does not answer. See to its "
+                "disk or network; the next start goes on from the checkpoint before."
+            )
+        return self._try_to(self._writer.poll)
 
-    def save(self):
-        """Writes one now: {"step", "samples", "seconds"} of it, None where that fails."""
+    def save(self, when_read=lambda: None):
+        """Writes one now: {"step", "samples", "seconds"} of it, None where that fails.
+
+        `when_read` is called when the parameters are read, which is before the one that was begun
+        is written: from then on no ps is needed.
+        """
         self._watchdog.feed("reading the parameters for a checkpoint")
-        self._try_to(self._writer.wait)
-        return self._try_to(self._write)
+        state = self._read()
+        when_read()
+        self._finish()
+        self._writer.start(state)
+        return self._finish()
+
+    def _finish(self):
+        saved = None
+        while self._writer.is_busy:
+            if self._writing_since is not None:  # which has a deadline of its own
+                self._watchdog.feed("writing a checkpoint")
+            self._writer.wait(1.0)
+            saved = self.poll()
+        return saved
 
     def _read(self):
         return {**self._store.export(), "seconds": self._telemetry.seconds}
@@ -118,7 +143,11 @@ class _Saver:
         started = time.monotonic()
         state = state or self._read()
         _check_finite(state["parameters"])
-        saved = checkpoint.save(self._run_dir, state, self._config, self._vocabulary)
+        self._writing_since = time.monotonic()
+        try:
+            saved = checkpoint.save(self._run_dir, state, self._config, self._vocabulary)
+        finally:
+            self._writing_since = None
         report(f"wrote {saved.path} in {time.monotonic() - started:.1f} s")
         return {key: state[key] for key in ("step", "samples", "seconds")}
 
@@ -128,6 +157,27 @@ class _Saver:
         except OSError as error:
             report(f"No checkpoint was written, training goes on and will try again: {error}")
             return None
+
+
+@contextlib.contextmanager
+def _saved_before_an_end(saver, store, first_step):
+    """Saves first where something ends training that the parameters have no part in.
+
+    One host of sixty whose disk is full, or a shard that is gone: no step is lost by it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if tensorflow_errors.leaves_parameters_whole(error) and store.progress().step > first_step:
+            saver.save()
+        raise
+
+
+def _advance(executor, step, steps_wanted):
+    try:
+        executor.advance(step, steps_wanted)
+    except tf.errors.DataLossError as error:
+        _mend(executor, error)
 
 
 def _mend(executor, error):
@@ -146,13 +196,15 @@ def _count(damaged):
 
 def _end_if_asked(signals, events, run_dir, save):
     """Saves and raises if a signal came, or a ps says that it has to leave."""
+
+    def release_servers():
+        run_folder.add_event(run_dir, "chief 0", "read")
+
     if signals.received is not None:
-        saved = save()
-        raise Interrupted(signals.received, _what_is_kept(saved))
+        raise Interrupted(signals.received, _what_is_kept(save(release_servers)))
     for event in events.new():
         if event["event"] == "leaving":
-            saved = save()
-            run_folder.add_event(run_dir, event["task"], "saved")
+            saved = save(release_servers)
             raise ClusterError(f"{event['task']} has to leave; {_what_is_kept(saved)}.")
 
 
@@ -176,62 +228,3 @@ def _check_finite(parameters):
                 f"{path} holds NaN or infinity, so no checkpoint was written of it; the one before "
                 "is kept. Lower optimizer.learning_rate or raise optimizer.warmup."
             )
-
-
-@contextlib.contextmanager
-def errors_in_words():
-    """Turns TensorFlow's errors of the training loop into this project's."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        _raise_if_started_anew(error)
-        if SINGLE_LABEL_RULE in str(error):
-            raise TrainingError(
-                f"{_core_of(error)}. Choose another loss, or train on a split in which every image "
-                "has one label."
-            ) from error
-        if NOT_FINITE not in str(error):
-            raise
-        raise TrainingError(
-            f"{_core_of(error)}. The step was not applied, and the newest "
-            "checkpoint is from before; lower optimizer.learning_rate, raise optimizer.warmup or "
-            "set optimizer.max_gradient_norm."
-        ) from error
-    except tf.errors.UnknownError as error:
-        found = shard_cache.error_in(str(error))
-        if found is None:
-            raise
-        kind = ClusterError if isinstance(found, shard_cache.FetchError) else TrainingError
-        raise kind(str(found)) from error
-    except tf.errors.FailedPreconditionError as error:
-        _raise_if_started_anew(error)
-        raise
-    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-        _raise_if_started_anew(error)
-        raise TrainingError(
-            f"A shard is damaged or gone: {_core_of(error)}. `python -m pipeline.verify` names "
-            "what is wrong; the pipeline writes the shard anew. What a process read in "
-            "input.cache_dir, the next start checks and fetches anew."
-        ) from error
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        raise ClusterError(
-            f"A parameter server, or a process of a synchronous training, was lost: "
-            f"{_core_of(error)}"
-        ) from error
-
-
-def _raise_if_started_anew(error):
-    """ClusterError if this is what a ps says that died and is there again, and knows nothing."""
-    if any(text in str(error) for text in ("context_id", "Resource localhost/", "find variable")):
-        raise ClusterError(f"A parameter server was started anew: {_core_of(error)}") from error
-
-
-def _core_of(error):
-    """What a TensorFlow error says, without the graph and the stack around it."""
-    assertion = re.search(r"assertion failed: \[(.*)\]", str(error))
-    if assertion:
-        return assertion[1].replace("] [", " ")
-    found = re.search(
-        r"(corrupted|truncated) record at \d+|\S*; No such file or directory", str(error)
-    )
-    return found[0] if found else str(error).strip().split("\n")[0][:300]

@@ -20,21 +20,26 @@ class BackgroundWriter:
         """Begins to write, unless it still does; returns whether it began."""
         if self._thread is not None:
             return False
-        self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=arguments, name="background writer", daemon=True
+        )
         self._thread.start()
         return True
+
+    @property
+    def is_busy(self):
+        """Whether something was begun whose outcome `poll` has not told."""
+        return self._thread is not None
+
+    def wait(self, seconds):
+        """Returns when it has ended, or after so many seconds."""
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def poll(self):
         """What was written, once, when it is; None otherwise. Raises what went wrong."""
         if self._thread is None or self._thread.is_alive():
             return None
-        return self.wait()
-
-    def wait(self):
-        """The same, when it has ended; None where nothing was begun."""
-        if self._thread is None:
-            return None
-        self._thread.join()
         self._thread = None
         result, error, self._result, self._error = self._result, self._error, None, None
         if error is not None:

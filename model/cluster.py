@@ -28,7 +28,6 @@ EXIT_TRY_AGAIN = 75  # what a ClusterError ends a process with
 
 # What each kind of training needs at least one of, and has nothing besides.
 ROLES = {"asynchronous": ("chief", "ps", "worker"), "synchronous": ("chief", "worker")}
-GRACE = 20.0  # seconds that a ps which is told to end waits for the chief to save
 
 _HTTP2_SETTINGS = b"\x04"  # the type of the first frame that either side sends
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
@@ -150,7 +149,7 @@ def serve(cluster, run_dir, timeouts, signals):
     TensorFlow's own `server.join()` never returns at all: what ends this is the marker that the
     chief writes last. `timeouts`: a TrainConfig. Raises ClusterError if the chief cannot be reached
     for `start_timeout` seconds from the start or `stall_timeout` seconds later, or if this server's
-    address is taken; Interrupted on SIGTERM, a ps after the chief has saved what it holds.
+    address is taken; Interrupted on SIGTERM, a ps after the chief has read what it holds.
     """
     before = run_folder.read_completed(run_dir)
     start_server(cluster)
@@ -159,7 +158,9 @@ def serve(cluster, run_dir, timeouts, signals):
     with signals.deferred():
         while run_folder.read_completed(run_dir) in (None, before):
             if signals.received is not None:
-                raise Interrupted(signals.received, _say_farewell(cluster, run_dir, chief))
+                raise Interrupted(
+                    signals.received, _say_farewell(cluster, run_dir, chief, timeouts.grace)
+                )
             try:
                 chief.look()
             except ClusterError as error:
@@ -201,7 +202,7 @@ def start_server(cluster):
         raise ClusterError(f"{cluster.task} cannot listen at {cluster.address}: {error}") from error
 
 
-def _say_farewell(cluster, run_dir, chief):
+def _say_farewell(cluster, run_dir, chief, grace):
     """Gives up what this server holds, and returns what became of it."""
     if cluster.role == "worker":
         return "the steps that it had not finished go to the other workers"
@@ -209,12 +210,12 @@ def _say_farewell(cluster, run_dir, chief):
         return "there is no chief that could save its parameters"
     events = run_folder.Events(run_dir)
     run_folder.add_event(run_dir, cluster.task, "leaving")
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + grace
     while time.monotonic() < deadline:
-        if any(event["event"] == "saved" for event in events.new()):
-            return "the chief has saved its parameters"
+        if any(event["event"] == "read" for event in events.new()):
+            return "the chief has read its parameters"
         time.sleep(0.2)
-    return f"the chief has not saved its parameters within {GRACE:.0f} s"
+    return f"the chief has not read its parameters within {grace:.0f} s (train.grace)"
 
 
 class _Chief:

@@ -131,6 +131,9 @@ class TrainConfig:
     # Seconds of silence after which a worker is replaced, and anything else given up: more than the
     # slowest worker takes for a step.
     stall_timeout: float = 600.0
+    # Seconds that a process which is told to end has: a ps waits so long for the chief to read what
+    # it holds, and the launcher for the chief to save.
+    grace: float = 20.0
     seed: int = 0  # of the initial parameters
 
     @property
@@ -181,6 +184,7 @@ _POSITIVE = (
     "train.start_timeout",
     "train.gather_timeout",
     "train.stall_timeout",
+    "train.grace",
 )
 _BELOW_ONE = (
     "network.batch_norm_momentum",  # at 1 the statistics would never move

@@ -13,12 +13,12 @@ class EventFiles:
         import tensorflow as tf
         from tensorflow.core.framework import summary_pb2
 
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self._folder))
         # What tf.summary.scalar writes, which is there only where TensorBoard is installed.
         metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
         metadata.data_class = summary_pb2.DATA_CLASS_SCALAR
         try:
+            if self._writer is None:
+                self._writer = tf.summary.create_file_writer(str(self._folder))
             with tf.device("CPU:0"), self._writer.as_default(step=step):
                 for name, value in values.items():
                     tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)

@@ -15,6 +15,7 @@ from pathlib import Path
 from model import run_folder
 
 PERIOD = 1.0  # seconds
+LONGEST_WRITE = 5.0  # seconds that a sign may take
 
 
 class Heartbeat:
@@ -59,13 +60,18 @@ class Heartbeat:
             self._write()
 
     def _write(self):
-        with self._lock:
+        # A sign that hangs on its disk must not keep the process from ending.
+        if not self._lock.acquire(timeout=LONGEST_WRITE):
+            return
+        try:
             if self._ended.is_set() and "ended" not in self._sign:
                 return
             text = json.dumps({**self._sign, "seen": time.time()}) + "\n"
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 run_folder.replace(self._path, lambda temporary: temporary.write_text(text))
+        finally:
+            self._lock.release()
 
 
 def read(path):

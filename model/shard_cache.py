@@ -228,6 +228,8 @@ class ShardCache:
                 return function()
             except FileNotFoundError as error:
                 raise CacheError(f"{address} is gone from the store") from error
+            except (ImportError, PermissionError) as error:
+                raise CacheError(f"{address} cannot be read: {error}") from error
             except CacheError:
                 raise
             except Exception as error:  # stores have errors of their libraries'

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from model import config as config_module
-from model.async_trainer import errors_in_words
+from model import tensorflow_errors
 from model.cluster import EXIT_TRY_AGAIN, ClusterError
 from model.config import ConfigError
 from model.run_folder import class_list_hash
@@ -75,7 +75,7 @@ class Group:
 
             return self._strategy.run(add)
 
-        with errors_in_words():
+        with tensorflow_errors.in_words():
             return [total.numpy() for total in totals(mine)]
 
     def check_agreement(self, config, vocabulary):
@@ -186,7 +186,7 @@ def follow(config, store, executor):
         report(f"model.train: no {doing} for {seconds:.0f} s")
         os._exit(EXIT_TRY_AGAIN)
 
-    with errors_in_words(), Watchdog(*timeouts, give_up) as watchdog:
+    with tensorflow_errors.in_words(), Watchdog(*timeouts, give_up) as watchdog:
         progress = store.progress()
         while progress.samples < config.train.samples:
             watchdog.feed("step together with the others")

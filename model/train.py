@@ -162,16 +162,17 @@ def prepare(config, here, vocabulary, split, state=None, feed=_ignore, run_dir=N
         )
         feed("connecting to the servers")
         coordinator = connect(here)
-    feed("placing the parameters")
-    network, store = _build(config, here, vocabulary, split, state)
-    if group:
-        group.check_agreement(config, vocabulary)
-        group.share_state(store)
 
-    from model import executors
+    from model import executors, tensorflow_errors
 
-    feed("handing the input to the workers")
-    executor = executors.make(config, network, store, split, here, coordinator, group, run_dir)
+    with tensorflow_errors.in_words():
+        feed("placing the parameters")
+        network, store = _build(config, here, vocabulary, split, state)
+        if group:
+            group.check_agreement(config, vocabulary)
+            group.share_state(store)
+        feed("handing the input to the workers")
+        executor = executors.make(config, network, store, split, here, coordinator, group, run_dir)
     return store, executor
 
 
@@ -292,8 +293,11 @@ def _build(config, here, vocabulary, split, state):
 def _give_up(here, doing, seconds):
     """Ends the process, whose main thread waits inside TensorFlow for a server."""
     silent = cluster.silent(here.servers())
-    names = ", ".join(f"{name} at {address}" for name, address in silent) or "any server"
-    report(f"model.train: no answer for {seconds:.0f} s from {names}, while {doing}")
+    if silent:
+        names = ", ".join(f"{name} at {address}" for name, address in silent)
+        report(f"model.train: no answer for {seconds:.0f} s from {names}, while {doing}")
+    else:
+        report(f"model.train: stuck for {seconds:.0f} s while {doing}, though every server answers")
     _leave(cluster.EXIT_TRY_AGAIN)
 
 

@@ -78,7 +78,8 @@ def parse(argv):
         "--max_restarts",
         type=int,
         default=10,
-        help="restarts without a progress line in between before giving up (default: 10)",
+        help="restarts of the cluster without a newer checkpoint in between, or of a worker "
+        "without a progress line, before giving up (default: 10)",
     )
     if "--" not in argv and not {"-h", "--help"} & set(argv):
         parser.error("the arguments of model.train follow `--`, for example -- --preset=demo ...")

@@ -16,14 +16,43 @@ import threading
 import time
 from pathlib import Path
 
-from model import run_folder
-from model.cluster import EXIT_TRY_AGAIN, GRACE, answers, port_is_free
+from model import checkpoint, run_folder
+from model.cluster import EXIT_TRY_AGAIN, answers, port_is_free
 from model.interruption import Interrupted, Signals
 from model.launch import processes
 from model.telemetry import report
 from model.train import EXIT_INTERRUPTED, EXIT_USAGE
 
 PORT_TIMEOUT = 10.0  # seconds that a dead worker's port may stay taken by somebody else
+
+
+class _Restarts:
+    """Counts how often one thing was started again, and forgets it once that has led further.
+
+    Args:
+        name: of the thing, for messages.
+        most: restarts in a row that lead no further, before it is given up.
+        reached: function that says how far training is, as a number that grows.
+    """
+
+    def __init__(self, name, most, reached):
+        self._name, self._most, self._reached = name, most, reached
+        self._count = 0
+        self._furthest = reached()
+
+    def delay(self):
+        """Seconds until it may start again, longer each time without progress; None: never."""
+        reached = self._reached()
+        if reached > self._furthest:
+            self._count, self._furthest = 0, reached
+        self._count += 1
+        if self._count > self._most:
+            report(
+                f"model.launch: gave up {self._name} after {self._most} restarts without progress"
+            )
+            return None
+        report(f"model.launch: starting {self._name} again ({self._count} of {self._most})")
+        return min(0.5 * 2 ** (self._count - 1), 30.0)
 
 
 @dataclasses.dataclass
@@ -33,6 +62,7 @@ class Member:
     role: str
     index: int
     process: subprocess.Popen
+    restarts: _Restarts
     started: float  # time.monotonic()
     answered: float | None = None  # time.monotonic() when its server last gave a sign of life
     restart_at: float | None = None  # time.monotonic() when a dead one is started again
@@ -54,16 +84,17 @@ def launch(num_tasks, max_restarts, run_dir, train_arguments, timeouts):
         num_tasks: {role: number of processes}.
         timeouts: a TrainConfig.
     """
-    restarts = _Restarts(run_dir, max_restarts)
+    # What a start adds to the metrics may be lost with it: what is saved is there for the next one.
+    restarts = _Restarts("the cluster", max_restarts, lambda: _newest_step(run_dir))
     try:
         with Signals():
             while True:
-                cluster = _LocalCluster(num_tasks, run_dir, train_arguments, restarts, timeouts)
+                cluster = _LocalCluster(num_tasks, run_dir, train_arguments, max_restarts, timeouts)
                 with cluster:
                     exit_code = cluster.wait()
-                if exit_code != EXIT_TRY_AGAIN:
+                if exit_code != EXIT_TRY_AGAIN or cluster.has_given_up:
                     return exit_code
-                delay = restarts.delay("the cluster")
+                delay = restarts.delay()
                 if delay is None:
                     return exit_code
                 time.sleep(delay)
@@ -73,41 +104,14 @@ def launch(num_tasks, max_restarts, run_dir, train_arguments, timeouts):
         return EXIT_INTERRUPTED if by_hand else EXIT_TRY_AGAIN
 
 
-class _Restarts:
-    """Counts restarts, and forgets them when training has written a progress line since."""
-
-    def __init__(self, run_dir, max_restarts):
-        self._metrics = Path(run_dir) / "metrics.jsonl"
-        self._max = max_restarts
-        self._count = 0
-        self._progress = self._size()
-
-    def delay(self, name):
-        """Seconds until `name` may start again, longer each time without progress; None: never."""
-        progress = self._size()
-        if progress != self._progress:
-            self._count, self._progress = 0, progress
-        self._count += 1
-        if self._count > self._max:
-            report(f"model.launch: gave up after {self._max} restarts without progress")
-            return None
-        report(f"model.launch: starting {name} again ({self._count} of {self._max})")
-        return min(0.5 * 2 ** (self._count - 1), 30.0)
-
-    def _size(self):
-        try:
-            return self._metrics.stat().st_size
-        except OSError:
-            return 0
-
-
 class _LocalCluster:
     """The processes of one start. Leaving the context stops all of them."""
 
-    def __init__(self, num_tasks, run_dir, train_arguments, restarts, timeouts):
+    def __init__(self, num_tasks, run_dir, train_arguments, max_restarts, timeouts):
         self._run_dir = Path(run_dir)
         self._arguments = train_arguments
-        self._restarts = restarts
+        self._max_restarts = max_restarts
+        self.has_given_up = False  # a worker: what it ends with would end it in every cluster
         self._timeouts = timeouts
         self._probed = time.monotonic()
         ports = iter(free_ports(sum(num_tasks.values())))
@@ -125,8 +129,7 @@ class _LocalCluster:
             # The chief last: it reports on the others.
             for role in ("ps", "worker", "chief"):
                 for index in range(len(self._addresses.get(role, ()))):
-                    process = self._start(role, index)
-                    self._members.append(Member(role, index, process, time.monotonic()))
+                    self._members.append(self._member(role, index))
         except BaseException:
             self._stop()
             raise
@@ -136,7 +139,18 @@ class _LocalCluster:
 
     def __exit__(self, kind, *error):
         # The chief of a synchronous training that has lost another process hears no signal.
-        self._stop(GRACE if kind or not self._is_synchronous else 0.0)
+        self._stop(self._timeouts.grace if kind or not self._is_synchronous else 0.0)
+
+    def _member(self, role, index):
+        restarts = _Restarts(f"{role} {index}", self._max_restarts, self._size_of_metrics)
+        return Member(role, index, self._start(role, index), restarts, time.monotonic())
+
+    def _size_of_metrics(self):
+        """How far the others are, who go on while a worker is away."""
+        try:
+            return (self._run_dir / "metrics.jsonl").stat().st_size
+        except OSError:
+            return 0
 
     def wait(self):
         """Watches the processes until the chief ends; returns its exit code."""
@@ -173,8 +187,9 @@ class _LocalCluster:
             return exit_code
         if member.role == "ps" or self._is_synchronous:
             return EXIT_TRY_AGAIN
-        delay = self._restarts.delay(member.name)
+        delay = member.restarts.delay()
         if delay is None:
+            self.has_given_up = True
             return EXIT_TRY_AGAIN
         member.restart_at = time.monotonic() + delay
         return None
@@ -273,6 +288,11 @@ class _LocalCluster:
         chiefs = [member.process for member in self._members if member.role == "chief"]
         processes.stop(chiefs, timeout=grace)
         processes.stop([member.process for member in self._members])
+
+
+def _newest_step(run_dir):
+    """The step that the next start would go on from; 0 where that is a new one."""
+    return max((saved.step for saved in checkpoint.list_checkpoints(run_dir)), default=0)
 
 
 def _tee(stream, log_path):

@@ -17,10 +17,14 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written():
     writer = BackgroundWriter(write)
     assert writer.start()
     assert not writer.start()  # one at a time
+    writer.wait(0.1)
     assert writer.poll() is None
+    assert writer.is_busy
     may_end.set()
-    assert writer.wait() == {"step": 7}
-    assert writer.wait() is None  # told once
+    writer.wait(60)
+    assert writer.poll() == {"step": 7}
+    assert not writer.is_busy
+    assert writer.poll() is None  # told once
     assert writer.start()
 
 
@@ -35,7 +39,9 @@ def test_an_error_is_raised_where_the_loop_asks_and_the_next_attempt_is_free():
 
     writer = BackgroundWriter(write)
     writer.start()
+    writer.wait(60)
     with pytest.raises(OSError, match="No space left"):
-        writer.wait()
+        writer.poll()
     writer.start()
-    assert writer.wait() == {"step": 8}
+    writer.wait(60)
+    assert writer.poll() == {"step": 8}

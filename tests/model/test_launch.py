@@ -64,6 +64,29 @@ def test_the_death_of_the_chief_loses_nothing_that_a_checkpoint_holds(start):
 
 
 @pytest.mark.slow
+def test_restarts_are_counted_for_each_worker_and_for_the_cluster_by_what_is_saved(start):
+    launch = start("--set", "train.checkpoint_every=1000", num_workers=3, max_restarts=1)
+    launch.wait_until(lambda: launch.last_step() > 20, "20 steps")
+    workers = {name: pid for name, pid in launch.pids().items() if name.startswith("worker")}
+    for pid in workers.values():
+        os.kill(pid, signal.SIGKILL)
+    launch.wait_until(lambda: not set(workers.values()) & set(launch.pids().values()), "new ones")
+    before = launch.last_step()
+    launch.wait_until(lambda: launch.last_step() > before, "more steps")
+    for name in workers:
+        assert f"starting {name} again (1 of 1)" in launch.output()
+
+    os.kill(launch.pids()["chief 0"], signal.SIGKILL)
+    launch.wait_until(lambda: "starting the cluster again (1 of 1)" in launch.output(), "a restart")
+    lines = len(launch.steps())
+    launch.wait_until(lambda: len(launch.steps()) > lines, "steps that nothing keeps")
+    os.kill(launch.pids()["chief 0"], signal.SIGKILL)
+    assert launch.end() == 75
+    assert "gave up the cluster after 1 restarts without progress" in launch.output()
+    launch.wait_until_gone()
+
+
+@pytest.mark.slow
 def test_a_stopped_ps_is_noticed_and_the_cluster_starts_again(start):
     launch = start("--set", "train.samples=9600", "--set", "train.stall_timeout=15")
     launch.wait_until(lambda: checkpoint.list_checkpoints(launch.run), "a checkpoint")

@@ -17,7 +17,7 @@ from eval.evaluation_set import EvaluationSet
 from model import config as config_module
 from model import input as input_module
 from model import train
-from model.shard_cache import NUM_OPEN, FetchError
+from model.shard_cache import NUM_OPEN, CacheError, FetchError, ShardCache
 from pipeline import metadata
 
 NUM_SHARDS = 70
@@ -73,6 +73,16 @@ def test_evaluation_says_of_a_store_that_fails_for_long_that_trying_again_may_he
     evaluation_set = EvaluationSet.read(DATA, "eval", None)
     with pytest.raises(FetchError, match="Given up"), evaluation_set.reading_shards():
         list(input_module.evaluation_dataset(settings, evaluation_set.split.shard_paths, 16))
+
+
+def test_what_a_client_may_not_or_cannot_read_is_refused_at_once(store, tmp_path, monkeypatch):
+    cache = ShardCache(tmp_path, 10**9, timeout=3600)
+    monkeypatch.setattr(store, "is_closed", True)
+    shard = "images-train.tfrecord-00000-of-00003"
+    with pytest.raises(CacheError, match=r"00000-of-00003.* cannot be read: Forbidden"):
+        cache.local_path(f"{DATA}/{shard}")
+    with pytest.raises(CacheError, match=r"cannot be read: .*dropbox"):  # not installed
+        cache.local_path(f"dropbox://bucket/{shard}")
 
 
 def _train(run, cache, *more):
@@ -152,3 +162,32 @@ def test_a_cluster_trains_from_a_store_through_less_than_all_of_it(
         report = json.loads((tmp_path / "report/report.json").read_text())
         values.append(report["metrics"]["map_at_100"]["value"])
     assert values[0] == values[1]
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_in_the_middle_of_training_costs_no_step(
+    store, many_shards, tmp_path, monkeypatch
+):
+    sizes = sorted(path.stat().st_size for path in many_shards.glob("images-train*"))
+    settings = (
+        *("train.checkpoint_every=1000", "train.samples=8000", "input.fetch_timeout=10"),
+        *(
+            f"input.cache_dir={tmp_path}/cache",
+            f"input.cache_bytes={sum(sizes[-2 * NUM_OPEN - 2 :])}",
+        ),
+    )
+    overrides = [f"--set={setting}" for setting in settings]
+    launch = Training("s3://bucket/many", tmp_path / "run", *overrides)
+    try:
+        launch.wait_until(lambda: launch.last_step() > 20, "20 steps")
+        monkeypatch.setattr(store, "is_cut", True)
+        launch.wait_until(lambda: "starting the cluster again" in launch.output(), "its end")
+        monkeypatch.setattr(store, "is_cut", False)
+        assert launch.end() == 0, launch.output()
+    finally:
+        launch.close()
+    said = r"model.train: Given up after .*: s3://bucket/many/images-"
+    assert re.search(said, launch.output())
+    assert "Traceback" not in launch.output()
+    assert launch.steps() == sorted(launch.steps())
+    launch.wait_until_gone()

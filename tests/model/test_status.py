@@ -77,7 +77,7 @@ def test_the_newest_trouble_wins_whether_a_process_or_an_event_tells_it(run):
     _sign(run, "ps 0", 300, ended=True, message="no answer from the chief")
     assert trouble() == "last trouble, 5 minutes ago: ps 0: no answer from the chief"
     _event(run, 200, "ps 0", "leaving")
-    _event(run, 190, "ps 0", "saved")  # that went well
+    _event(run, 190, "chief 0", "read")  # that went well
     assert trouble() == "last trouble, 3 minutes ago: ps 0 was told to leave"
 
 
