@@ -6,6 +6,7 @@ So every process registers this function before any other, and the first token m
 """
 
 import functools
+import socket
 import threading
 
 import tensorflow as tf
@@ -63,6 +64,10 @@ def _registered():
 @tf.autograph.experimental.do_not_convert
 def _local_path(address, folder, max_bytes, timeout):
     folder = folder.decode() or shard_cache.default_folder()
-    with _making:
-        cache = _cache(folder, int(max_bytes), float(timeout))
-    return cache.local_path(address.decode()).encode()
+    try:
+        with _making:
+            cache = _cache(folder, int(max_bytes), float(timeout))
+        return cache.local_path(address.decode()).encode()
+    except (shard_cache.FetchError, shard_cache.CacheError) as error:
+        # The chief says it, and has many hosts.
+        raise type(error)(f"on {socket.gethostname()}: {error}") from error

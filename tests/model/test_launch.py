@@ -53,6 +53,28 @@ def test_after_the_death_of_a_ps_training_goes_on_from_the_newest_checkpoint(sta
 
 
 @pytest.mark.slow
+def test_a_ps_leaves_when_it_is_read_and_the_chief_has_the_grace_to_write(
+    start, tmp_path, monkeypatch
+):
+    slow_disk = "import os, time\nos.fsync = lambda descriptor: time.sleep(5)\n"  # 6 files: 30 s
+    (tmp_path / "sitecustomize.py").write_text(slow_disk)
+    paths = (str(tmp_path), os.environ.get("PYTHONPATH"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    patient = ("--set=train.stall_timeout=200", "--set=train.grace=100")
+    launch = start("--set=train.checkpoint_every=1000", *patient)
+    launch.wait_until(lambda: launch.last_step() > 20, "20 steps")
+    before = launch.last_step()
+    os.kill(launch.pids()["ps 0"], signal.SIGTERM)
+    launch.wait_until(lambda: "ps 0 ended with exit code 75" in launch.output(), "the ps's end")
+    assert "wrote" not in launch.output()
+    launch.wait_until(lambda: "Going on from step" in launch.output(), "the next start")
+    assert "the chief has read its parameters" in (launch.run / "logs/ps-0.log").read_text()
+    assert "ps 0 has to leave; step" in launch.output()
+    assert checkpoint.list_checkpoints(launch.run)[0].step >= before
+    launch.process.kill()  # told to end, it would save for another 30 s
+
+
+@pytest.mark.slow
 def test_the_death_of_the_chief_loses_nothing_that_a_checkpoint_holds(start):
     launch = start("--set", "train.samples=9600")
     launch.wait_until(lambda: checkpoint.list_checkpoints(launch.run), "a checkpoint")

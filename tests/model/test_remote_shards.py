@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -100,7 +101,8 @@ def test_a_store_that_fails_for_long_ends_training_with_code_75_and_the_file(
     limits = ("train.samples=800", "input.fetch_timeout=1")
     assert _train(tmp_path / "run", tmp_path / "cache", *limits) == 75
     error = capfd.readouterr().err
-    said = r"model.train: Given up after \d\.\d s .*: s3://bucket/shards/images-\S+: .* 100 of"
+    said = r"Given up after \d\.\d s .*: s3://bucket/shards/images-\S+: .* 100 of"
+    said = rf"model.train: on {socket.gethostname()}: {said}"
     assert re.search(said, error)
     assert "Traceback" not in error
 
@@ -186,7 +188,7 @@ def test_a_store_that_fails_in_the_middle_of_training_costs_no_step(
         assert launch.end() == 0, launch.output()
     finally:
         launch.close()
-    said = r"model.train: Given up after .*: s3://bucket/many/images-"
+    said = r"model.train: on \S+: Given up after .*: s3://bucket/many/images-"
     assert re.search(said, launch.output())
     assert "Traceback" not in launch.output()
     assert launch.steps() == sorted(launch.steps())
