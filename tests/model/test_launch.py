@@ -87,7 +87,8 @@ def test_the_death_of_the_chief_loses_nothing_that_a_checkpoint_holds(start):
 
 @pytest.mark.slow
 def test_restarts_are_counted_for_each_worker_and_for_the_cluster_by_what_is_saved(start):
-    launch = start("--set", "train.checkpoint_every=1000", num_workers=3, max_restarts=1)
+    patient = ("--set=train.stall_timeout=200", "--set=train.checkpoint_every=1000")
+    launch = start(*patient, num_workers=3, max_restarts=1)
     launch.wait_until(lambda: launch.last_step() > 20, "20 steps")
     workers = {name: pid for name, pid in launch.pids().items() if name.startswith("worker")}
     for pid in workers.values():
