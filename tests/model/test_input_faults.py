@@ -2,14 +2,16 @@
 
 import shutil
 import threading
-import time
 
 import pytest
 
-from benchmarks.fault_rows import TINY, read_steps
+from benchmarks.fault_rows import TINY, read_steps, wait_until
 from model import checkpoint, train
 
-SETTINGS = (*TINY, "--set=train.checkpoint_every=1000", "--set=input.max_damaged_records=0")
+SETTINGS = (
+    *(*TINY, "--set=train.steps_per_closure=1", "--set=train.checkpoint_every=1000"),
+    "--set=input.max_damaged_records=0",
+)
 
 
 def _delete(shard):
@@ -43,9 +45,7 @@ def test_a_fault_of_a_shard_ends_training_after_a_checkpoint(
     shard = copy / "images-train.tfrecord-00001-of-00003"
 
     def cause():
-        deadline = time.monotonic() + 120
-        while len(read_steps(run)) < 3 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: len(read_steps(run)) > 2, "steps", str)
         fault(shard)
 
     causing = threading.Thread(target=cause)
