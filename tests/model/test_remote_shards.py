@@ -18,7 +18,7 @@ from eval.evaluation_set import EvaluationSet
 from model import config as config_module
 from model import input as input_module
 from model import train
-from model.shard_cache import NUM_OPEN, CacheError, FetchError, ShardCache
+from model.shard_cache import NUM_OPEN, FetchError
 from pipeline import metadata
 
 NUM_SHARDS = 70
@@ -74,16 +74,6 @@ def test_evaluation_says_of_a_store_that_fails_for_long_that_trying_again_may_he
     evaluation_set = EvaluationSet.read(DATA, "eval", None)
     with pytest.raises(FetchError, match="Given up"), evaluation_set.reading_shards():
         list(input_module.evaluation_dataset(settings, evaluation_set.split.shard_paths, 16))
-
-
-def test_what_a_client_may_not_or_cannot_read_is_refused_at_once(store, tmp_path, monkeypatch):
-    cache = ShardCache(tmp_path, 10**9, timeout=3600)
-    monkeypatch.setattr(store, "is_closed", True)
-    shard = "images-train.tfrecord-00000-of-00003"
-    with pytest.raises(CacheError, match=r"00000-of-00003.* cannot be read: Forbidden"):
-        cache.local_path(f"{DATA}/{shard}")
-    with pytest.raises(CacheError, match=r"cannot be read: .*dropbox"):  # not installed
-        cache.local_path(f"dropbox://bucket/{shard}")
 
 
 def _train(run, cache, *more):

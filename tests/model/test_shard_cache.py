@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from benchmarks.object_store import taken
 from model.shard_cache import NUM_OPEN, CacheError, FetchError, ShardCache, error_in
@@ -165,6 +166,19 @@ def test_a_commit_that_names_no_content_is_refused(store, tmp_path, commit):
     fsspec.filesystem("memory").pipe_file(place, commit.encode())
     with pytest.raises(CacheError, match=r"00000-of-00030\.json is damaged"):
         ShardCache(tmp_path, 20 * SIZE, timeout=5).local_path(store.addresses[0])
+
+
+def test_what_may_not_or_cannot_be_read_is_refused_at_once(store, tmp_path, monkeypatch):
+    def refuse(file_system, path, **options):
+        raise PermissionError("Forbidden")  # what s3fs makes of a 403
+
+    cache = ShardCache(tmp_path, 20 * SIZE, timeout=3600)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+    with pytest.raises(CacheError, match=r"commits/train/00000-of-.* cannot be read: Forbidden"):
+        cache.local_path(store.addresses[0])
+    nobody_has = "dropbox://bucket/images-train.tfrecord-00000-of-00001"  # the package for it
+    with pytest.raises(CacheError, match=r"cannot be read: .*dropbox"):
+        cache.local_path(nobody_has)
 
 
 def test_what_tensorflow_makes_of_the_errors_is_turned_back():
