@@ -20,6 +20,10 @@ from pipeline import metadata
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds
 
+# So many times `train.stall_timeout` a worker that answers may take no step before the chief wants
+# a new start: while another is gone, which TensorFlow waits for; and where nobody is.
+_BEHIND_ANOTHER, _ALONE = 2, 4
+
 
 class InProcess:
     """Takes the steps in this process."""
@@ -88,17 +92,22 @@ class OnCluster:
         """Words if more workers would take part after a start of all than do now; else None.
 
         TensorFlow connects to a worker that is back only when no other is missing, and never to
-        one that was not there when the chief connected.
+        one that was not there when the chief connected. Nor does it to one that comes back after a
+        cut of the network, of which the chief's end of their connection knows nothing.
         """
         absent, missing = self._cluster.absent, self._silent_workers()
         come = absent - missing
         if come:
             return f"{_names(come)} came after the start and can join a new one"
         gone = missing - absent
-        # Twice: whoever was found once may be replaced soon, a launcher does so.
-        stuck = {self._cluster.present[position] for position in self._watch.found_twice()}
-        if gone and (stuck := stuck - missing):
-            return f"{_names(stuck)} cannot join while {_names(gone)} is gone, but at a new start"
+        # Whoever was found to hang once may be replaced soon: a launcher does so.
+        timeouts = _BEHIND_ANOTHER if gone else _ALONE
+        silent = {self._cluster.present[i] for i in self._watch.silent_for(timeouts)}
+        stuck = _names(silent - missing)
+        if stuck and gone:
+            return f"{stuck} cannot join while {_names(gone)} is gone, but at a new start"
+        if stuck:
+            return f"{stuck} answers and takes no step; a new start connects to it again"
         return None
 
     def _silent_workers(self):

@@ -15,6 +15,7 @@ that a process asked for. Locks end with their process, however that ends: what 
 the least recently used first, and a partial file of nobody is written anew.
 """
 
+import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
@@ -137,7 +138,7 @@ class ShardCache:
                 partial.unlink()
                 raise BlockingIOError
             self._reserve(file, address, size, deadline)
-            self._try_to(deadline, address, _Download(address, file, name, size))
+            self._try_to(deadline, address, _Download(address, partial, name, size))
             with self._alone():
                 os.rename(partial, self._folder / name)
             fcntl.flock(file, fcntl.LOCK_SH)
@@ -225,17 +226,36 @@ class ShardCache:
         wait = _FIRST_WAIT
         while True:
             try:
-                return function()
+                return self._answer(deadline, address, function)
             except FileNotFoundError as error:
                 raise CacheError(f"{address} is gone from the store") from error
             except (ImportError, PermissionError) as error:
                 raise CacheError(f"{address} cannot be read: {error}") from error
-            except CacheError:
+            except (CacheError, FetchError):
                 raise
             except Exception as error:  # stores have errors of their libraries'
                 what = f"{address}: {type(error).__name__}: {error}"
                 self._wait(wait * random.uniform(0.5, 1.0), deadline, what)
                 wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _answer(self, deadline, address, function):
+        """What `function` returns; FetchError at the deadline, where it is left to itself.
+
+        Stores' clients can wait without end. A thread that does so ends with its process.
+        """
+        answer: concurrent.futures.Future = concurrent.futures.Future()
+
+        def ask():
+            try:
+                answer.set_result(function())
+            except Exception as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, name=f"asks for {address}", daemon=True).start()
+        done, _ = concurrent.futures.wait([answer], max(0.0, deadline - time.monotonic()))
+        if not done:
+            self._wait(_POLL, deadline, f"{address}: the store does not answer")
+        return answer.result()
 
     def _wait(self, seconds, deadline, doing):
         left = deadline - time.monotonic()
@@ -255,19 +275,24 @@ class ShardCache:
 
 
 class _Download:
-    """Fetches a shard into a file (a descriptor) and checks it, each time that it is called."""
+    """Fetches a shard into a file and checks it, each time that it is called."""
 
-    def __init__(self, address, file, sha256, size):
-        self._address, self._file, self._sha256, self._size = address, file, sha256, size
+    def __init__(self, address, path, sha256, size):
+        self._address, self._path, self._sha256, self._size = address, path, sha256, size
         self._found = None  # the wrong sha256 that came before
 
     def __call__(self):
         digest, position = hashlib.sha256(), 0
         file_system = _file_system(self._address)
-        with file_system.open(self._address, "rb", block_size=_CHUNK) as source:
+        # Opened here: a call that is left to itself has no descriptor that others close.
+        with (
+            open(self._path, "r+b") as file,
+            file_system.open(self._address, "rb", block_size=_CHUNK) as source,
+        ):
             while position <= self._size and (chunk := source.read(_CHUNK)):
                 digest.update(chunk)
-                position += os.pwrite(self._file, chunk, position)
+                position += file.write(chunk)
+            file.truncate(self._size)  # what came too much is not kept
         if position < self._size:
             raise OSError(f"{position:,} of {self._size:,} bytes came")
         found = digest.hexdigest()

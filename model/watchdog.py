@@ -98,6 +98,6 @@ class WorkerWatch:
                 hung.append((worker, self._silent[worker], self._said[worker] == 1))
         return hung, back
 
-    def found_twice(self):
-        """The workers that have been silent for another timeout after they were found to hang."""
-        return [worker for worker, times in enumerate(self._said) if times >= 2]
+    def silent_for(self, timeouts):
+        """The workers that have not moved for so many timeouts."""
+        return [worker for worker, times in enumerate(self._said) if times >= timeouts]

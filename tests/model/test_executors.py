@@ -70,3 +70,42 @@ def test_a_worker_hangs_when_a_step_is_too_slow_however_long_its_closure_takes(c
         ("worker 1", "hung", 120),
         ("worker 1", "hung", 180),
     ]
+
+
+@pytest.mark.parametrize(
+    ("absent", "unanswering", "seconds", "says"),
+    [
+        ((), (), 130, None),  # worker 1 takes no step; a launcher may see to it
+        ((), (), 250, "worker 1 answers and takes no step"),
+        ((), (1,), 250, None),  # it is dead, and nobody waits for it
+        ((), (2,), 70, None),
+        ((), (2,), 130, "worker 1 cannot join while worker 2 is gone"),
+        ((2,), (2,), 130, None),
+        ((2,), (), 10, "worker 2 came after the start"),
+    ],
+)
+def test_a_new_start_is_wanted_where_more_workers_would_take_part(
+    clock, tmp_path, monkeypatch, absent, unanswering, seconds, says
+):
+    """Of three workers all but worker 1 take a step each second, and those that do not answer."""
+    config = Config(train=TrainConfig(stall_timeout=60, start_timeout=60))
+    cluster = Cluster(
+        {"worker": ("localhost:1", "localhost:2", "localhost:3")},
+        role="chief",
+        index=0,
+        absent=frozenset(absent),
+    )
+    store = Store()
+    store.steps = [0, 0, 0]
+    monkeypatch.setattr(
+        executors, "silent", lambda workers: [w for w in workers if w[0] in unanswering]
+    )
+    executor = executors.OnCluster(
+        config, store, cluster, Coordinator(), None, lambda: None, None, tmp_path
+    )
+    for second in range(seconds):
+        clock.now = float(second)
+        store.steps = [0 if w in (1, *unanswering) else second for w in range(3)]
+        executor.advance(sum(store.steps), 1000)
+    why = executor.why_start_anew()
+    assert why is None if says is None else why.startswith(says)

@@ -92,6 +92,7 @@ def test_workers_may_be_missing_at_a_start_and_join_at_another(shards, tmp_path)
     assert exit_codes(membership_faults.rows(shards, tmp_path / "run")) == codes
 
 
+@pytest.mark.timeout(900)
 def test_what_is_cut_off_the_network_is_found_and_the_others_go_on(shards, tmp_path):
     reason = network_faults.why_not()
     if reason:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -179,6 +180,32 @@ def test_what_may_not_or_cannot_be_read_is_refused_at_once(store, tmp_path, monk
     nobody_has = "dropbox://bucket/images-train.tfrecord-00000-of-00001"  # the package for it
     with pytest.raises(CacheError, match=r"cannot be read: .*dropbox"):
         cache.local_path(nobody_has)
+
+
+@pytest.mark.parametrize("call", ["cat_file", "_open"])  # of the commit, of the shard
+def test_a_store_that_never_answers_is_given_up_and_leaves_nothing(
+    store, tmp_path, monkeypatch, call
+):
+    ends = threading.Event()
+    answers = getattr(MemoryFileSystem, call)
+
+    def hang(*arguments, **options):
+        ends.wait()
+        return answers(*arguments, **options)
+
+    cache = ShardCache(tmp_path, 20 * SIZE, timeout=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, call, hang)
+        with pytest.raises(FetchError, match=r"after 0\.\d s .*: the store does not answer"):
+            cache.local_path(store.addresses[0])
+    assert _names(tmp_path) == set()
+    path = cache.local_path(store.addresses[0])
+    ends.set()  # what comes too late is nobody's
+    for thread in threading.enumerate():
+        if thread.name.startswith("asks for"):
+            thread.join(5.0)
+    assert Path(path).read_bytes() == store.data[0]
+    assert _names(tmp_path) == {store.name(0)}
 
 
 def test_what_tensorflow_makes_of_the_errors_is_turned_back():

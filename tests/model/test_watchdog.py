@@ -26,8 +26,12 @@ def test_a_worker_that_stands_still_is_named_once_a_timeout_and_the_others_never
     assert watch.look([2, 1], now=109) == ([], [])  # silent for 5 s
     assert watch.look([3, 1], now=114) == ([(1, 10, True)], [])
     assert watch.look([4, 1], now=119) == ([], [])
+    assert watch.silent_for(timeouts=1) == [1]
+    assert watch.silent_for(timeouts=2) == []
     assert watch.look([5, 1], now=124) == ([(1, 20, False)], [])
+    assert watch.silent_for(timeouts=2) == [1]
     assert watch.look([6, 2], now=125) == ([], [1])
+    assert watch.silent_for(timeouts=1) == []
     assert watch.look([7, 3], now=126) == ([], [])
 
 
