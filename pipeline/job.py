@@ -271,7 +271,7 @@ def _warnings(options: ShardingOptions, summary: dict[str, Any]) -> Iterator[str
             f"{summary['num_other_files']:,} files have the id of another, and are not read: are "
             "the ids unique? (--id_column)"
         )
-    if summary["num_not_compared"]:
+    if summary.get("num_not_compared"):  # which splits of before do not have
         yield (
             f"{summary['num_not_compared']:,} images could not be read when duplicates were looked "
             "for, and could when they were written: they may be in the split twice"
