@@ -14,7 +14,6 @@ from benchmarks.fault_rows import (
     TIMEOUT,
     FaultError,
     Row,
-    newest_step,
     number_of,
     read_steps,
     wait_until,
@@ -63,9 +62,9 @@ class Watched:
 
     def wait_for_checkpoint(self) -> int:
         """Waits until training has written another one; returns its step."""
-        before = newest_step(self.run)
-        wait_until(lambda: newest_step(self.run) > before, "a checkpoint", self.output)
-        return newest_step(self.run)
+        before = checkpoint.newest_step(self.run)
+        wait_until(lambda: checkpoint.newest_step(self.run) > before, "a checkpoint", self.output)
+        return checkpoint.newest_step(self.run)
 
     def wait_for_evaluation(self) -> float:
         """Waits for the next evaluation; returns the seconds."""

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from model import checkpoint
-
 TIMEOUT = 240.0  # seconds that anything may take before it counts as a hang
 STALL_TIMEOUT = 20.0  # seconds of silence after which the cluster acts
 CLOSURE = 4  # steps that a worker takes for one message from the chief
@@ -60,17 +58,17 @@ def wait_until(condition: Callable[[], object], what: str, explain: Callable[[],
     return found
 
 
-def read_steps(run: Path) -> list[int]:
+def read_metrics(run: Path) -> list[dict]:
+    """The whole lines of a run's metrics; none before the first."""
     try:
         lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def newest_step(run: Path) -> int:
-    """The step of the newest checkpoint; 0 without one."""
-    return max((found.step for found in checkpoint.list_checkpoints(run)), default=0)
+def read_steps(run: Path) -> list[int]:
+    return [metrics["step"] for metrics in read_metrics(run)]
 
 
 def number_of(text: str) -> int:

@@ -13,11 +13,11 @@ from benchmarks import usage
 from benchmarks.fault_rows import (
     TINY,
     FaultError,
-    newest_step,
     number_of,
     read_steps,
     wait_until,
 )
+from model import checkpoint
 from model.cluster import EXIT_TRY_AGAIN
 from model.launch import processes
 
@@ -81,7 +81,7 @@ class HandMadeCluster:
         """
         self.close()
         after, started = len(self.output()), time.monotonic()
-        last, held = read_steps(self.run)[-1], newest_step(self.run)
+        last, held = read_steps(self.run)[-1], checkpoint.newest_step(self.run)
         for name in self.places:
             if name != but:
                 self.start(name, *(["--set=train.gather_timeout=5"] if but else []))
@@ -126,8 +126,8 @@ class HandMadeCluster:
 
     def wait_for_checkpoint(self) -> None:
         """Waits until another checkpoint is there."""
-        held = newest_step(self.run)
-        wait_until(lambda: newest_step(self.run) > held, "a checkpoint", self.explain)
+        held = checkpoint.newest_step(self.run)
+        wait_until(lambda: checkpoint.newest_step(self.run) > held, "a checkpoint", self.explain)
 
     def close(self) -> None:
         processes.stop(list(self.processes.values()))

@@ -70,6 +70,11 @@ def list_checkpoints(run_dir):
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def newest_step(run_dir):
+    """The step of the newest checkpoint of a run; 0 without one. Raises UnreachableError."""
+    return max((saved.step for saved in list_checkpoints(run_dir)), default=0)
+
+
 def at(path):
     """The checkpoint in a folder, wherever that is; raises CheckpointError."""
     return Checkpoint(read_state(path)["step"], str(path))

@@ -291,8 +291,11 @@ class _LocalCluster:
 
 
 def _newest_step(run_dir):
-    """The step that the next start would go on from; 0 where that is a new one."""
-    return max((saved.step for saved in checkpoint.list_checkpoints(run_dir)), default=0)
+    """The step that the next start would go on from; 0 where nobody can tell at the moment."""
+    try:
+        return checkpoint.newest_step(run_dir)
+    except checkpoint.UnreachableError:
+        return 0
 
 
 def _tee(stream, log_path):

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from model import checkpoint
+from model.launch import local
 
 
 def test_two_workers_and_two_ps_train_to_the_end_and_leave_no_process(start):
@@ -135,3 +136,19 @@ def test_wrong_usage_of_the_launcher_is_explained(arguments, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_checkpoints_that_cannot_be_looked_at_are_no_progress_and_no_end(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.symlink_to(folder)  # ELOOP: root, too, is refused
+    with pytest.raises(checkpoint.UnreachableError):
+        checkpoint.newest_step(tmp_path)
+    restarts = local._Restarts("the cluster", 1, lambda: local._newest_step(tmp_path))
+    assert restarts.delay() == 0.5
+    folder.unlink()
+    saved = folder / "step-00000007"
+    saved.mkdir(parents=True)
+    (saved / "state.json").write_text("{}")
+    assert checkpoint.newest_step(tmp_path) == 7
+    assert restarts.delay() == 0.5  # the first again: training has come further
+    assert restarts.delay() is None
