@@ -1,10 +1,9 @@
 """Faults of who is there: workers that come later, or never again, while others come and go."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.fault_rows import CLOSURE, FaultError, Row, wait_until
+from benchmarks.fault_rows import CLOSURE, FaultError, Row, read_metrics, wait_until
 from benchmarks.hand_made import HandMadeCluster, ThisMachine
 from model.launch.local import free_ports
 
@@ -79,7 +78,8 @@ def stuck(cluster: HandMadeCluster) -> Row:
 
 
 def working(cluster: HandMadeCluster) -> set[int]:
-    """The workers that took steps before the newest line of the run's metrics."""
-    *_, line = (cluster.run / "metrics.jsonl").read_text().splitlines()
-    metrics = json.loads(line)
-    return {i for i in range(3) if metrics.get(f"worker/{i}/images_per_second")}
+    """The workers that took steps, by the newest metrics that tell of each worker."""
+    for metrics in reversed(read_metrics(cluster.run)):
+        if "worker/0/images_per_second" in metrics:
+            return {i for i in range(3) if metrics.get(f"worker/{i}/images_per_second")}
+    return set()

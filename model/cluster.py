@@ -264,7 +264,8 @@ def gather(cluster, report, timeout, gather_timeout, feed=lambda: None):
         if len(missing) < before:
             last_came = now
         names = ", ".join(f"{name} at {address}" for name, address in missing)
-        absent = {int(name.split()[1]) for name, _ in missing if name.startswith("worker")}
+        workers = enumerate(cluster.addresses["worker"])
+        absent = {i for i, address in workers if (f"worker {i}", address) in missing}
         can_begin = len(absent) == len(missing) < cluster.num_workers
         if now - started > timeout and not can_begin:
             raise ClusterError(
