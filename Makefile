@@ -1,4 +1,4 @@
-# make demo      everything, end to end, on data that it draws itself (3 minutes on 2 cores)
+# make demo      everything, end to end, on data that it draws itself (4 minutes on 2 cores)
 # make test      every test but the slow ones, and the linters
 # make test-all  the slow tests too
 #
